@@ -1,0 +1,15 @@
+//! Wire types of containerd's services, its shim API and CRI v1, one module per proto package.
+//!
+//! `containerd::services::content::v1` is package `containerd.services.content.v1`, and so on. With feature
+//! `grpc`, each service has its tonic client and server beside its messages.
+#![forbid(unsafe_code)]
+
+#[allow(clippy::all, rustdoc::all)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}
+
+pub use generated::*;
+
+pub mod any;
+pub mod status;

@@ -1,0 +1,2 @@
+//! The daemon: containerd's gRPC services.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The shim: parent of the containers.
+#![forbid(unsafe_code)]

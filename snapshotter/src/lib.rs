@@ -1,0 +1,2 @@
+//! Snapshotters: overlay, and plain copying.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Black-box tests with real clients and real peers, in one binary.
+#![forbid(unsafe_code)]

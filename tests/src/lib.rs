@@ -1,0 +1,2 @@
+//! The harness of the black-box tests.
+#![forbid(unsafe_code)]
