@@ -1,0 +1,3 @@
+//! Garbage collection: what no root reaches is deleted.
+
+pub mod time;
