@@ -1,8 +1,12 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: test lint
+.PHONY: test lint peers
 
 test:
 	@bash tests/run
+
+# The foreign programs that test, demo and bench need; they call it themselves.
+peers:
+	@bash tests/peers
 
 lint:
 	cargo fmt --all --check
