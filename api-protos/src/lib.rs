@@ -1,7 +1,8 @@
 //! Wire types of containerd's services, its shim API and CRI v1, one module per proto package.
 //!
 //! `containerd::services::content::v1` is package `containerd.services.content.v1`, and so on. With feature
-//! `grpc`, each service has its tonic client and server beside its messages.
+//! `grpc`, each service has its tonic client and server beside its messages; with feature `ttrpc`, the services that
+//! shims and the daemon speak with each other have a module `..._ttrpc` with client, trait and server.
 #![forbid(unsafe_code)]
 
 #[allow(clippy::all, rustdoc::all)]

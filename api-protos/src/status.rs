@@ -65,6 +65,45 @@ pub fn grpc(error: &Error) -> tonic::Status {
     tonic::Status::new(tonic::Code::from_i32(code(error.kind())), message(error))
 }
 
+/// Returns `error` as a ttrpc status.
+pub fn ttrpc(error: &Error) -> corten_ttrpc::Status {
+    corten_ttrpc::Status::new(code(error.kind()), message(error))
+}
+
+/// Returns the error of a ttrpc call that has no answer.
+pub fn from_ttrpc(failed: corten_ttrpc::Error) -> Error {
+    match failed {
+        corten_ttrpc::Error::Status(status) => error(status.code, status.message),
+        corten_ttrpc::Error::Closed => Error::new(Kind::Unavailable, failed.to_string()),
+        corten_ttrpc::Error::TimedOut => Error::new(Kind::DeadlineExceeded, failed.to_string()),
+        corten_ttrpc::Error::TooLong(_) => Error::new(Kind::ResourceExhausted, failed.to_string()),
+        corten_ttrpc::Error::Malformed(_) => Error::new(Kind::Internal, failed.to_string()),
+    }
+}
+
+/// Decodes the answer to a ttrpc call.
+#[cfg(feature = "ttrpc")]
+pub(crate) fn decode_answer<M: prost::Message + Default>(
+    answer: corten_ttrpc::Result<prost::bytes::Bytes>,
+) -> sys::Result<M> {
+    let payload = answer.map_err(from_ttrpc)?;
+    M::decode(payload).map_err(|error| Error::other("decode the answer", error))
+}
+
+/// Decodes the request of a ttrpc call.
+#[cfg(feature = "ttrpc")]
+pub(crate) fn decode_request<M: prost::Message + Default>(
+    payload: prost::bytes::Bytes,
+) -> Result<M, corten_ttrpc::Status> {
+    M::decode(payload).map_err(|error| {
+        let error = Error::new(
+            Kind::InvalidArgument,
+            format!("decode the request: {error}"),
+        );
+        ttrpc(&error)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
