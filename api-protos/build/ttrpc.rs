@@ -22,7 +22,7 @@ pub fn generate(service: &Service, buf: &mut String) {
     buf.push_str(&format!(
         r#"
 /// `{full}` over ttrpc.
-#[allow(unused_variables)]
+#[allow(unused_imports, unused_variables)]
 pub mod {module}_ttrpc {{
     use crate::status;
     use corten_ttrpc::{{Client, Context, RawStream, Reply, Stream}};

@@ -202,7 +202,7 @@ impl Connection {
     async fn receive(&mut self, frame: Frame) {
         match frame.kind {
             Kind::Request => {
-                if frame.stream % 2 == 0 {
+                if frame.stream.is_multiple_of(2) {
                     let message = format!("stream id {} is even", frame.stream);
                     return self.refuse(frame.stream, INVALID_ARGUMENT, message);
                 }
