@@ -1,4 +1,5 @@
 //! Client and server against each other over a real socket.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
