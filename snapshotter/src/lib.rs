@@ -1,8 +1,11 @@
 //! Snapshotters: layers of file systems, each upon a parent. Overlay, and plain copying.
 #![forbid(unsafe_code)]
 
+pub mod overlay;
 mod snapshotter;
+mod store;
 mod types;
+mod usage;
 
 pub use snapshotter::{CommitOptions, Snapshotter};
 pub use types::{Info, Kind, Labels, Usage};
