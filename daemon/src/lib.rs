@@ -1,7 +1,9 @@
 //! The daemon: containerd's gRPC services.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod blocking;
+pub mod config;
 pub mod content;
 pub mod context;
 pub mod error;
@@ -9,4 +11,8 @@ pub mod events;
 pub mod filter;
 pub mod gc;
 pub mod labels;
+pub mod listen;
 pub mod metadata;
+pub mod notify;
+pub mod plugins;
+pub mod services;

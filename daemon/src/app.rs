@@ -1,0 +1,188 @@
+//! The wiring: every part is built here, in the order of what it is built upon, and recorded in the plugin table.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::RoutesBuilder;
+use tonic::transport::Server;
+use tower::Service;
+
+use crate::config::Config;
+use crate::content::Content;
+use crate::context::NAMESPACE_HEADER;
+use crate::error::{Error, Result};
+use crate::events::Exchange;
+use crate::listen::{self, Lock};
+use crate::metadata::{Containers, Images, Leases, Namespaces, Store};
+use crate::plugins::{Plugin, Plugins};
+use crate::services;
+
+/// Windows that let whole chunks of content travel without waiting for leave.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+const CONTENT: &str = "io.containerd.content.v1";
+const EVENT: &str = "io.containerd.event.v1";
+const GRPC: &str = "io.containerd.grpc.v1";
+const LEASE: &str = "io.containerd.lease.v1";
+const METADATA: &str = "io.containerd.metadata.v1";
+
+/// Sets the largest message of a server, in both directions.
+macro_rules! limited {
+    ($server:expr, $limit:expr) => {
+        $server
+            .max_decoding_message_size($limit)
+            .max_encoding_message_size($limit)
+    };
+}
+
+/// The daemon, built and ready to serve.
+pub struct App {
+    /// What the services are made from.
+    pub parts: Parts,
+    services: RoutesBuilder,
+    _lock: Lock,
+}
+
+/// What the services and other parts are made from; each is cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub events: Arc<Exchange>,
+    pub store: Arc<Store>,
+    pub content: Content,
+    pub namespaces: Namespaces,
+    pub images: Images,
+    pub containers: Containers,
+    pub leases: Leases,
+}
+
+/// Builds the daemon that `config` asks for; it must be called within a tokio runtime.
+pub fn build(config: &Config) -> Result<App> {
+    listen::directory(&config.root, 0o711)?;
+    listen::directory(&config.state, 0o711)?;
+    let lock = Lock::take(&config.root)?;
+    let mut plugins = Plugins::default();
+
+    let events = Arc::new(Exchange::default());
+    plugins.record(Plugin::new(EVENT, "exchange"));
+
+    let metadata = config.root.join(format!("{METADATA}.bolt"));
+    listen::directory(&metadata, 0o700)?;
+    let store = Arc::new(Store::open(&metadata.join("meta.redb"))?);
+
+    let root = config.root.join(format!("{CONTENT}.content"));
+    let content = Content::open(&root, config.content_shared, store.clone(), events.clone())?;
+    plugins.record(Plugin::new(CONTENT, "content").export("root", text(&root)));
+    let policy = if config.content_shared {
+        "shared"
+    } else {
+        "isolated"
+    };
+    plugins.record(
+        Plugin::new(METADATA, "bolt")
+            .requires(&[CONTENT, EVENT])
+            .export("policy", policy),
+    );
+
+    let parts = Parts {
+        namespaces: Namespaces::new(store.clone(), events.clone()),
+        images: Images::new(store.clone(), events.clone()),
+        containers: Containers::new(store.clone(), events.clone()),
+        leases: Leases::new(store.clone()),
+        content,
+        store,
+        events,
+    };
+    plugins.record(Plugin::new(LEASE, "manager").requires(&[METADATA]));
+
+    let services = serve(config, &parts, plugins)?;
+    Ok(App {
+        parts,
+        services,
+        _lock: lock,
+    })
+}
+
+/// Makes the gRPC services, introspection last: it reports all others.
+fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuilder> {
+    let limit = config.max_message;
+    let mut services = Services {
+        routes: RoutesBuilder::default(),
+        plugins,
+    };
+    let containers = services::containers::server(parts.containers.clone());
+    services.add("containers", &[METADATA], limited!(containers, limit));
+    let events = services::events::server(parts.events.clone());
+    services.add("events", &[EVENT], limited!(events, limit));
+    services.add("healthcheck", &[], services::health::server());
+    let namespaces = services::namespaces::server(parts.namespaces.clone());
+    services.add("namespaces", &[METADATA], limited!(namespaces, limit));
+    services.add("version", &[], services::version::server());
+
+    services.plugins.record(Plugin::new(GRPC, "introspection"));
+    let plugins = Arc::new(services.plugins);
+    let directory = config.root.join(format!("{GRPC}.introspection"));
+    listen::directory(&directory, 0o700)?;
+    let introspection = services::introspection::server(plugins, &directory.join("uuid"))?;
+    services.routes.add_service(limited!(introspection, limit));
+    Ok(services.routes)
+}
+
+impl App {
+    /// Serves gRPC on `listener` until `shutdown` is ready and what was being answered by then is.
+    pub async fn serve(
+        self,
+        listener: UnixListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<()> {
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .trace_fn(span)
+            .add_routes(self.services.routes())
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
+            .await
+            .map_err(|error| Error::other("serve gRPC", error))
+    }
+}
+
+/// Returns the span of a request: everything logged on its behalf carries the operation and the namespace.
+fn span(request: &http::Request<()>) -> tracing::Span {
+    let namespace = request.headers().get(NAMESPACE_HEADER);
+    let namespace = namespace.and_then(|value| value.to_str().ok());
+    tracing::info_span!("rpc", op = request.uri().path(), ns = namespace)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The gRPC services that have been made, and the plugin table they are recorded in.
+struct Services {
+    routes: RoutesBuilder,
+    plugins: Plugins,
+}
+
+impl Services {
+    /// Adds the service `server` under the plugin id `id`; `requires` are the types it is built upon.
+    fn add<S>(&mut self, id: &str, requires: &[&str], server: S)
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes.add_service(server);
+        self.plugins
+            .record(Plugin::new(GRPC, id).requires(requires));
+    }
+}

@@ -1,0 +1,262 @@
+//! What the configuration means: every setting has a value.
+
+pub mod duration;
+pub mod file;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Result, invalid};
+use crate::gc;
+use file::{File, Grpc, Metadata, Scheduler, Ttrpc, Unknown};
+
+/// Where the configuration file is unless the command line names another.
+pub const DEFAULT_FILE: &str = "/etc/corten/config.toml";
+
+const GRPC: &str = "io.containerd.server.v1.grpc";
+const TTRPC: &str = "io.containerd.server.v1.ttrpc";
+const DEBUG: &str = "io.containerd.server.v1.debug";
+const METADATA: &str = "io.containerd.metadata.v1.bolt";
+const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// The daemon's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What outlives a reboot.
+    pub root: PathBuf,
+    /// What does not.
+    pub state: PathBuf,
+    /// The socket of the gRPC services.
+    pub grpc: Socket,
+    /// The socket that shims send their events to.
+    pub ttrpc: Socket,
+    /// The largest gRPC message, in either direction.
+    pub max_message: usize,
+    pub log_level: String,
+    pub log_json: bool,
+    pub oom_score: Option<i32>,
+    /// Whether a blob of one namespace may be had by all that know its digest.
+    pub content_shared: bool,
+    pub gc: gc::Config,
+    /// URIs of the parts that are not to be started.
+    pub disabled: Vec<String>,
+    /// What the file says of parts that read their own settings, by plugin URI.
+    pub plugins: BTreeMap<String, toml::Table>,
+}
+
+/// A unix socket and its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    pub path: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/corten".into(),
+            state: "/run/corten".into(),
+            grpc: Socket::new("/run/corten/corten.sock"),
+            ttrpc: Socket::new("/run/corten/corten.sock.ttrpc"),
+            max_message: MAX_MESSAGE,
+            log_level: "info".into(),
+            log_json: false,
+            oom_score: None,
+            content_shared: true,
+            gc: gc::Config::default(),
+            disabled: Vec::new(),
+            plugins: BTreeMap::new(),
+        }
+    }
+}
+
+impl Socket {
+    fn new(path: impl Into<PathBuf>) -> Self {
+        let (path, uid, gid) = (path.into(), 0, 0);
+        Self { path, uid, gid }
+    }
+}
+
+impl Config {
+    /// Returns what the file `path` says; the names of keys that mean nothing here are added to `unknown`.
+    pub fn load(path: &Path, unknown: &mut Vec<String>) -> Result<Self> {
+        let text = std::fs::read_to_string(path).context(|| format!("read {path:?}"))?;
+        Self::parse(&text, unknown).context(|| format!("configuration file {path:?}"))
+    }
+
+    /// Returns what the text of a configuration file says.
+    pub fn parse(text: &str, unknown: &mut Vec<String>) -> Result<Self> {
+        let mut file: File =
+            toml::from_str(text).map_err(|error| invalid(format!("parse: {error}")))?;
+        match file.version {
+            Some(2..=4) => {}
+            None if text.trim().is_empty() => {}
+            version => {
+                let version = version.unwrap_or(1);
+                return Err(invalid(format!(
+                    "version {version} is not supported, only 2, 3 and 4"
+                )));
+            }
+        }
+        if !file.imports.is_empty() {
+            unknown.push("imports".into());
+        }
+        note(unknown, "", &file.unknown);
+        let mut config = Self::default();
+        config.set_sockets(&mut file, unknown)?;
+        let metadata: Metadata = section(&mut file, METADATA)?;
+        note(unknown, METADATA, &metadata.unknown);
+        config.content_shared = match metadata.content_sharing_policy.as_deref() {
+            None | Some("shared") => true,
+            Some("isolated") => false,
+            Some(policy) => {
+                return Err(invalid(format!("content_sharing_policy {policy:?}")));
+            }
+        };
+        config.set_gc(section(&mut file, SCHEDULER)?, unknown)?;
+        let logging = match file.plugins.remove(DEBUG) {
+            Some(table) => read(DEBUG, table)?,
+            None => file.debug,
+        };
+        note(unknown, "debug", &logging.unknown);
+        config.log_level = logging.level.unwrap_or(config.log_level);
+        config.log_json = logging.format.as_deref() == Some("json");
+        config.root = file.root.unwrap_or(config.root);
+        config.state = file.state.unwrap_or(config.state);
+        config.oom_score = file.oom_score;
+        config.disabled = file.disabled_plugins;
+        config.plugins = file.plugins;
+        Ok(config)
+    }
+
+    /// Moves the gRPC socket to `path` and the shims' socket beside it.
+    pub fn set_address(&mut self, path: &Path) {
+        self.grpc.path = path.to_owned();
+        self.ttrpc.path = beside(path);
+    }
+
+    fn set_sockets(&mut self, file: &mut File, unknown: &mut Vec<String>) -> Result<()> {
+        let grpc: Grpc = match file.plugins.remove(GRPC) {
+            Some(table) => read(GRPC, table)?,
+            None => std::mem::take(&mut file.grpc),
+        };
+        note(unknown, "grpc", &grpc.unknown);
+        if let Some(path) = &grpc.address {
+            self.set_address(path);
+        }
+        self.grpc.uid = grpc.uid.unwrap_or(0);
+        self.grpc.gid = grpc.gid.unwrap_or(0);
+        let sizes = [grpc.max_recv_message_size, grpc.max_send_message_size];
+        let largest = sizes.into_iter().flatten().max().filter(|size| *size > 0);
+        self.max_message = largest.unwrap_or(MAX_MESSAGE);
+        let ttrpc: Ttrpc = match file.plugins.remove(TTRPC) {
+            Some(table) => read(TTRPC, table)?,
+            None => std::mem::take(&mut file.ttrpc),
+        };
+        note(unknown, "ttrpc", &ttrpc.unknown);
+        if let Some(path) = ttrpc.address.filter(|path| !path.as_os_str().is_empty()) {
+            self.ttrpc.path = path;
+        }
+        self.ttrpc.uid = ttrpc.uid.unwrap_or(self.grpc.uid);
+        self.ttrpc.gid = ttrpc.gid.unwrap_or(self.grpc.gid);
+        Ok(())
+    }
+
+    fn set_gc(&mut self, scheduler: Scheduler, unknown: &mut Vec<String>) -> Result<()> {
+        note(unknown, SCHEDULER, &scheduler.unknown);
+        let gc = &mut self.gc;
+        let delay = |text: Option<String>, default| match text {
+            Some(text) => duration::parse(&text)
+                .ok_or_else(|| invalid(format!("{SCHEDULER}: {text:?} is no duration"))),
+            None => Ok(default),
+        };
+        gc.schedule_delay = delay(scheduler.schedule_delay, gc.schedule_delay)?;
+        gc.startup_delay = delay(scheduler.startup_delay, gc.startup_delay)?;
+        gc.pause_threshold = scheduler.pause_threshold.unwrap_or(gc.pause_threshold);
+        let deletions = scheduler.deletion_threshold;
+        gc.deletion_threshold = deletions.unwrap_or(gc.deletion_threshold);
+        let mutations = scheduler.mutation_threshold;
+        gc.mutation_threshold = mutations.unwrap_or(gc.mutation_threshold);
+        Ok(())
+    }
+
+    /// Returns the settings of a part that reads its own; the names of keys that it does not know are its to report.
+    pub fn section<T: DeserializeOwned + Default>(&self, uri: &str) -> Result<T> {
+        match self.plugins.get(uri) {
+            Some(table) => read(uri, table.clone()),
+            None => Ok(T::default()),
+        }
+    }
+}
+
+/// Returns the address of the ttrpc socket that goes with a gRPC socket.
+fn beside(path: &Path) -> PathBuf {
+    let mut ttrpc = path.as_os_str().to_owned();
+    ttrpc.push(".ttrpc");
+    ttrpc.into()
+}
+
+fn section<T: DeserializeOwned + Default>(file: &mut File, uri: &str) -> Result<T> {
+    match file.plugins.remove(uri) {
+        Some(table) => read(uri, table),
+        None => Ok(T::default()),
+    }
+}
+
+fn read<T: DeserializeOwned>(uri: &str, table: toml::Table) -> Result<T> {
+    table
+        .try_into()
+        .map_err(|error| invalid(format!("plugin {uri:?}: {error}")))
+}
+
+fn note(names: &mut Vec<String>, section: &str, unknown: &Unknown) {
+    let dot = if section.is_empty() { "" } else { "." };
+    names.extend(unknown.keys().map(|key| format!("{section}{dot}{key}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn versions_two_to_four_name_the_socket_each_in_its_way() {
+        let old = "version = 2\n[grpc]\naddress = \"/a/s\"\ngid = 7\n";
+        let new = "version = 4\n[plugins.\"io.containerd.server.v1.grpc\"]\naddress = \"/a/s\"\ngid = 7\n";
+        for text in [old, &old.replace('2', "3"), new] {
+            let config = Config::parse(text, &mut Vec::new()).unwrap();
+            assert_eq!(config.grpc.path, Path::new("/a/s"));
+            assert_eq!(config.ttrpc.path, Path::new("/a/s.ttrpc"));
+            assert_eq!((config.grpc.gid, config.ttrpc.gid), (7, 7));
+        }
+        for text in ["version = 1\n", "root = \"/r\"\n", "version = 5\n"] {
+            let error = Config::parse(text, &mut Vec::new()).unwrap_err();
+            assert!(error.to_string().contains("not supported"), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let mut unknown = Vec::new();
+        let text = "version = 3\nrooot = \"/r\"\n[grpc]\nadress = \"/a\"\n\
+                    [plugins.\"io.containerd.gc.v1.scheduler\"]\nschedule_delay = \"1m0.5s\"\nnew = 1\n";
+        let config = Config::parse(text, &mut unknown).unwrap();
+        assert_eq!(
+            unknown,
+            ["rooot", "grpc.adress", "io.containerd.gc.v1.scheduler.new"]
+        );
+        assert_eq!(config.gc.schedule_delay, Duration::from_millis(60_500));
+    }
+
+    #[test]
+    fn no_file_at_all_gives_the_defaults() {
+        assert_eq!(
+            Config::parse("", &mut Vec::new()).unwrap(),
+            Config::default()
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! cortend: flags, then configuration, then the parts, then serving until a signal, then draining.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use daemon::config::{self, Config};
+use daemon::error::{Context, Result};
+use daemon::services::version::{REVISION, VERSION};
+use daemon::{app, listen, notify};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// How long calls that are being answered are waited for at the end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// A container daemon that serves containerd's API.
+#[derive(Debug, Parser)]
+#[command(name = "cortend", version = VERSION)]
+struct Flags {
+    /// Path to the configuration file [default: /etc/corten/config.toml, if it is there]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the gRPC socket [default: /run/corten/corten.sock]
+    #[arg(short, long, value_name = "SOCKET")]
+    address: Option<PathBuf>,
+    /// Directory for what outlives a reboot [default: /var/lib/corten]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Directory for what does not [default: /run/corten]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// trace, debug, info, warn or error [default: info]
+    #[arg(short, long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match start(&Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cortend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: &Flags) -> Result<()> {
+    let mut unknown = Vec::new();
+    let config = configure(flags, &mut unknown)?;
+    log(&config);
+    for key in unknown {
+        tracing::warn!(key, "unknown configuration key");
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cpus| cpus.get().min(8)))
+        .enable_all()
+        .build()
+        .context(|| "start the async runtime")?
+        .block_on(serve(&config))
+}
+
+/// Returns the settings: those of the file, and over them those of the command line.
+fn configure(flags: &Flags, unknown: &mut Vec<String>) -> Result<Config> {
+    let default = PathBuf::from(config::DEFAULT_FILE);
+    let mut config = match &flags.config {
+        Some(path) => Config::load(path, unknown)?,
+        None if default.exists() => Config::load(&default, unknown)?,
+        None => Config::default(),
+    };
+    if let Some(root) = &flags.root {
+        config.root.clone_from(root);
+    }
+    if let Some(state) = &flags.state {
+        config.state.clone_from(state);
+    }
+    if let Some(address) = &flags.address {
+        config.set_address(address);
+    }
+    if let Some(level) = &flags.log_level {
+        config.log_level.clone_from(level);
+    }
+    Ok(config)
+}
+
+fn log(config: &Config) {
+    let level = &config.log_level;
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if config.log_json {
+        lines.json().init();
+    } else {
+        lines.with_ansi(false).init();
+    }
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context(|| "handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "handle SIGINT")?;
+    let app = app::build(config)?;
+    let listener = listen::bind(&config.grpc)?;
+    tracing::info!(address = ?config.grpc.path, version = VERSION, revision = REVISION, "serving");
+    notify::send(std::env::var_os(notify::SOCKET_VARIABLE), "READY=1")?;
+
+    let (drain, draining) = tokio::sync::oneshot::channel();
+    let serving = app.serve(listener, async {
+        let _ = draining.await;
+    });
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        _ = terminate.recv() => tracing::info!("terminated"),
+        _ = interrupt.recv() => tracing::info!("interrupted"),
+    }
+    notify::send(std::env::var_os(notify::SOCKET_VARIABLE), "STOPPING=1")?;
+    let _ = drain.send(());
+    // Subscribers of events stay until they are cut off.
+    match tokio::time::timeout(DRAIN, serving).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
+    }
+}
