@@ -1,10 +1,13 @@
 //! The wiring: every part is built here, in the order of what it is built upon, and recorded in the plugin table.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
+use snapshotter::Snapshotter;
+use snapshotter::overlay::Overlay;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
@@ -18,10 +21,12 @@ use crate::content::Content;
 use crate::context::NAMESPACE_HEADER;
 use crate::error::{Error, Result};
 use crate::events::Exchange;
+use crate::gc::Collector;
 use crate::listen::{self, Lock};
 use crate::metadata::{Containers, Images, Leases, Namespaces, Store};
 use crate::plugins::{Plugin, Plugins};
 use crate::services;
+use crate::snapshots::Snapshots;
 
 /// Windows that let whole chunks of content travel without waiting for leave.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -29,9 +34,11 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 const CONTENT: &str = "io.containerd.content.v1";
 const EVENT: &str = "io.containerd.event.v1";
+const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 
 /// Sets the largest message of a server, in both directions.
 macro_rules! limited {
@@ -60,6 +67,8 @@ pub struct Parts {
     pub images: Images,
     pub containers: Containers,
     pub leases: Leases,
+    pub snapshots: Snapshots,
+    pub collector: Collector,
 }
 
 /// Builds the daemon that `config` asks for; it must be called within a tokio runtime.
@@ -90,12 +99,25 @@ pub fn build(config: &Config) -> Result<App> {
             .export("policy", policy),
     );
 
+    let backends = snapshotters(config, &mut plugins);
+    let snapshots = Snapshots::new(store.clone(), events.clone(), backends);
+    let collector = Collector::new(
+        store.clone(),
+        events.clone(),
+        content.clone(),
+        snapshots.clone(),
+    );
+    tokio::spawn(collector.clone().run(config.gc.clone()));
+    plugins.record(Plugin::new(GC, "scheduler").requires(&[METADATA]));
+
     let parts = Parts {
         namespaces: Namespaces::new(store.clone(), events.clone()),
         images: Images::new(store.clone(), events.clone()),
         containers: Containers::new(store.clone(), events.clone()),
         leases: Leases::new(store.clone()),
         content,
+        snapshots,
+        collector,
         store,
         events,
     };
@@ -109,6 +131,30 @@ pub fn build(config: &Config) -> Result<App> {
     })
 }
 
+/// Opens the snapshotters; one that this machine cannot have is in the plugin table with its error.
+fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<dyn Snapshotter>> {
+    let mut backends = BTreeMap::new();
+    let mut add = |name: &str, open: &dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>| {
+        let root = config.root.join(format!("{SNAPSHOTTER}.{name}"));
+        let plugin = Plugin::new(SNAPSHOTTER, name)
+            .native()
+            .export("root", text(&root));
+        plugins.record(match open(&root) {
+            Ok(snapshotter) => {
+                let plugin = plugin.capabilities(snapshotter.capabilities());
+                backends.insert(name.to_owned(), snapshotter);
+                plugin
+            }
+            Err(error) => plugin.failed(&error),
+        });
+    };
+    add("overlayfs", &|root| {
+        let options = snapshotter::overlay::Options::default();
+        Ok(Arc::new(Overlay::open(root, options)?))
+    });
+    backends
+}
+
 /// Makes the gRPC services, introspection last: it reports all others.
 fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuilder> {
     let limit = config.max_message;
@@ -118,11 +164,19 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
     };
     let containers = services::containers::server(parts.containers.clone());
     services.add("containers", &[METADATA], limited!(containers, limit));
+    let content = services::content::server(parts.content.clone());
+    services.add("content", &[METADATA], limited!(content, limit));
     let events = services::events::server(parts.events.clone());
     services.add("events", &[EVENT], limited!(events, limit));
     services.add("healthcheck", &[], services::health::server());
+    let images = services::images::server(parts.images.clone(), parts.collector.clone());
+    services.add("images", &[METADATA, GC], limited!(images, limit));
+    let leases = services::leases::server(parts.leases.clone(), parts.collector.clone());
+    services.add("leases", &[LEASE, GC], limited!(leases, limit));
     let namespaces = services::namespaces::server(parts.namespaces.clone());
     services.add("namespaces", &[METADATA], limited!(namespaces, limit));
+    let snapshots = services::snapshots::server(parts.snapshots.clone());
+    services.add("snapshots", &[METADATA], limited!(snapshots, limit));
     services.add("version", &[], services::version::server());
 
     services.plugins.record(Plugin::new(GRPC, "introspection"));

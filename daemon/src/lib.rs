@@ -17,3 +17,4 @@ pub mod metadata;
 pub mod notify;
 pub mod plugins;
 pub mod services;
+pub mod snapshots;

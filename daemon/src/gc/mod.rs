@@ -1,17 +1,43 @@
 //! Garbage collection: what no root reaches is deleted.
+//!
+//! ```text
+//!  roots: leases, containers, images that have not expired, ingests that have not, whatever has the label gc.root
+//!  edges: lease → what it holds       image → target        snapshot → parent      container → snapshot
+//!         labels gc.ref.*: from their object                labels gc.bref.*: to their object
+//! ```
+//!
+//! A collection looks at a snapshot of the store first, and only if something is lost looks again within a
+//! transaction that removes the records. The files are deleted afterwards, while everything else goes on.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use api_protos::containerd::events::SnapshotRemove;
+use api_protos::containerd::services::images::v1::ImageDelete;
+use tokio::sync::Mutex;
+
+use crate::blocking::blocking;
+use crate::content::Content;
+use crate::error::Result;
+use crate::events::Exchange;
+use crate::metadata::{Store, Table, Tx, leases, now};
+use crate::snapshots::{self, Snapshots};
+
+pub mod mark;
+pub mod scan;
 pub mod time;
+
+use scan::{Kind, Node};
 
 /// When to collect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The largest share of time that collecting may take.
     pub pause_threshold: f64,
-    /// How many deletions make a collection due; 0 for any number.
+    /// How many removals make a collection due at once; 0 for none.
     pub deletion_threshold: u64,
-    /// How many changes of any kind make a collection due after the next deletion.
+    /// How many changes make a collection due with the next removal; 0 for none.
     pub mutation_threshold: u64,
     /// How long a collection that is due waits for more to come.
     pub schedule_delay: Duration,
@@ -29,4 +55,147 @@ impl Default for Config {
             startup_delay: Duration::from_millis(100),
         }
     }
+}
+
+/// Collects when asked to, and by itself some time after something was removed.
+#[derive(Clone, Debug)]
+pub struct Collector {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    events: Arc<Exchange>,
+    content: Content,
+    snapshots: Snapshots,
+    /// How many collections have begun.
+    begun: AtomicU64,
+    running: Mutex<()>,
+}
+
+impl Collector {
+    /// Returns a collector of the objects of `store`, and of the files of `content` and `snapshots`.
+    pub fn new(
+        store: Arc<Store>,
+        events: Arc<Exchange>,
+        content: Content,
+        snapshots: Snapshots,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                events,
+                content,
+                snapshots,
+                begun: AtomicU64::new(0),
+                running: Mutex::new(()),
+            }),
+        }
+    }
+
+    /// Collects all that is lost now, and returns when it is gone from the disk.
+    pub async fn collect(&self) -> Result<()> {
+        let inner = self.inner.clone();
+        let begun = inner.begun.load(Ordering::Acquire);
+        let _running = inner.running.lock().await;
+        // One that began after this call has seen all that the caller did before it.
+        if inner.begun.load(Ordering::Acquire) > begun {
+            return Ok(());
+        }
+        inner.begun.fetch_add(1, Ordering::AcqRel);
+        let work = inner.clone();
+        blocking(move || work.collect()).await
+    }
+
+    /// Collects whenever `config` says that it is time to, for ever.
+    pub async fn run(self, config: Config) {
+        tokio::time::sleep(config.startup_delay).await;
+        loop {
+            let start = Instant::now();
+            if let Err(error) = self.collect().await {
+                tracing::warn!("collect garbage: {error:#}");
+            }
+            let pause = pause(start.elapsed(), config.pause_threshold);
+            let changes = self.inner.store.changes();
+            let (removals, generation) = (changes.removals(), changes.generation());
+            let many = |threshold: u64, count: u64| threshold > 0 && count >= threshold;
+            loop {
+                changes.removed().await;
+                let removed = changes.removals() - removals;
+                let changed = changes.generation() - generation;
+                if many(config.deletion_threshold, removed)
+                    || many(config.mutation_threshold, changed)
+                {
+                    break;
+                }
+                if removed > 0 {
+                    tokio::time::sleep(pause).await;
+                    break;
+                }
+            }
+            tokio::time::sleep(config.schedule_delay).await;
+        }
+    }
+}
+
+/// Returns how long to wait after a collection so that collecting takes no more than `share` of the time.
+fn pause(took: Duration, share: f64) -> Duration {
+    let share = share.clamp(0.001, 0.5);
+    took.mul_f64(1.0 / share - 1.0).max(Duration::from_secs(1))
+}
+
+impl Inner {
+    fn collect(&self) -> Result<()> {
+        let lost = self
+            .store
+            .read(|view| scan::unreachable(view, now().seconds))?;
+        if !lost.is_empty() {
+            let removed = self.store.write(|tx| {
+                let lost = scan::unreachable(tx, now().seconds)?;
+                lost.iter().try_for_each(|node| remove(tx, node))?;
+                Ok(lost)
+            })?;
+            tracing::debug!(objects = removed.len(), "removed garbage");
+            removed.iter().try_for_each(|node| self.publish(node))?;
+        }
+        self.content.sweep()?;
+        self.snapshots.sweep()
+    }
+
+    fn publish(&self, node: &Node) -> Result<()> {
+        let (namespace, key) = (&node.namespace, node.key.clone());
+        match node.kind {
+            Kind::Image => {
+                let event = ImageDelete { name: key };
+                self.events.publish(namespace, "/images/delete", &event)
+            }
+            Kind::Snapshot => {
+                let (snapshotter, key) = key.split_once('/').unwrap_or_default();
+                let event = SnapshotRemove {
+                    key: key.to_owned(),
+                    snapshotter: snapshotter.to_owned(),
+                };
+                self.events.publish(namespace, "/snapshot/remove", &event)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Removes the record of an object.
+fn remove(tx: &mut Tx<'_, '_>, node: &Node) -> Result<()> {
+    let (namespace, key) = (&*node.namespace, node.key.as_str());
+    match node.kind {
+        Kind::Content => tx.remove(Table::Blobs, namespace, key),
+        Kind::Image => tx.remove(Table::Images, namespace, key),
+        Kind::Ingest => tx.remove(Table::Ingests, namespace, key),
+        Kind::Lease => leases::delete(tx, namespace, key)?,
+        Kind::Snapshot => {
+            let (snapshotter, key) = key.split_once('/').unwrap_or_default();
+            snapshots::remove(tx, namespace, snapshotter, key)?;
+        }
+        Kind::Container | Kind::FlatContent | Kind::FlatImage | Kind::FlatSnapshot => {}
+    }
+    Ok(())
 }

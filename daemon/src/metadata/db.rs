@@ -9,6 +9,7 @@ use std::thread;
 
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::Notify;
 
 use super::records::Namespace;
 use crate::error::{Error, Kind, Result};
@@ -101,7 +102,15 @@ pub fn decode<R: Message + Default>(bytes: &[u8]) -> Result<R> {
 
 type Job = Box<dyn FnOnce(Result<&mut Objects<'_>>) -> Outcome + Send>;
 /// What a job leaves: how to answer its caller once the commit is known to have worked or not.
-type Outcome = (bool, Box<dyn FnOnce(Result<()>) + Send>);
+type Outcome = (Changed, Box<dyn FnOnce(Result<()>) + Send>);
+
+/// What one write, or those that share a commit, have changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    any: bool,
+    removals: u64,
+}
+
 type Objects<'txn> = redb::Table<'txn, (u8, &'static str, &'static str), &'static [u8]>;
 
 /// The store; clones of the `Arc` it is kept in share one database.
@@ -109,7 +118,32 @@ type Objects<'txn> = redb::Table<'txn, (u8, &'static str, &'static str), &'stati
 pub struct Store {
     database: Arc<Slot>,
     jobs: Sender<Job>,
-    generation: Arc<AtomicU64>,
+    changes: Arc<Changes>,
+}
+
+/// How much has been written since the store was opened.
+#[derive(Debug, Default)]
+pub struct Changes {
+    generation: AtomicU64,
+    removals: AtomicU64,
+    removed: Notify,
+}
+
+impl Changes {
+    /// Returns a number that grows with every commit.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Returns how many records have been removed.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
+    }
+
+    /// Waits for the next removal; one that nobody waited for is not missed.
+    pub async fn removed(&self) {
+        self.removed.notified().await;
+    }
 }
 
 /// The open database. redb refuses all work after an I/O error (a full disk) until it is opened again.
@@ -126,9 +160,9 @@ impl Store {
             path: path.to_owned(),
             open: RwLock::new(Some(open(path)?)),
         });
-        let generation = Arc::new(AtomicU64::new(0));
+        let changes = Arc::new(Changes::default());
         let (jobs, queue) = channel();
-        let (slot, counter) = (database.clone(), generation.clone());
+        let (slot, counter) = (database.clone(), changes.clone());
         thread::Builder::new()
             .name("metadata".into())
             .spawn(move || commit_all(&slot, &queue, &counter))
@@ -136,7 +170,7 @@ impl Store {
         Ok(Self {
             database,
             jobs,
-            generation,
+            changes,
         })
     }
 
@@ -158,7 +192,7 @@ impl Store {
         let job: Job = Box::new(move |objects| {
             let (result, changed) = match objects {
                 Ok(objects) => run(objects, write),
-                Err(error) => (Err(error), false),
+                Err(error) => (Err(error), Changed::default()),
             };
             let finish = move |committed: Result<()>| {
                 let _ = answer.send(result.and_then(|value| committed.map(|()| value)));
@@ -169,9 +203,9 @@ impl Store {
         done.recv().map_err(|_| closed())?
     }
 
-    /// Returns a number that grows with every change.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// Returns how much has been written.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 }
 
@@ -179,18 +213,23 @@ impl Store {
 fn run<T>(
     objects: &mut Objects<'_>,
     write: impl FnOnce(&mut Tx<'_, '_>) -> Result<T>,
-) -> (Result<T>, bool) {
+) -> (Result<T>, Changed) {
     let mut tx = Tx {
         objects,
         staged: BTreeMap::new(),
     };
     let result = write(&mut tx);
     if result.is_err() || tx.staged.is_empty() {
-        return (result, false);
+        return (result, Changed::default());
     }
+    let removals = tx.staged.values().filter(|bytes| bytes.is_none()).count() as u64;
+    let changed = Changed {
+        any: true,
+        removals,
+    };
     match tx.apply() {
-        Ok(()) => (result, true),
-        Err(error) => (Err(error), true),
+        Ok(()) => (result, changed),
+        Err(error) => (Err(error), changed),
     }
 }
 
@@ -260,16 +299,21 @@ fn prepare(database: &Database) -> Result<String> {
 }
 
 /// The writing thread: takes what is queued, runs it, commits it together, then answers.
-fn commit_all(slot: &Slot, queue: &Receiver<Job>, generation: &AtomicU64) {
+fn commit_all(slot: &Slot, queue: &Receiver<Job>, changes: &Changes) {
     while let Ok(first) = queue.recv() {
         let mut group = Group {
             next: Some(first),
             finishers: Vec::new(),
-            changed: false,
+            changed: Changed::default(),
         };
         let committed = group.commit(slot, queue);
-        if group.changed {
-            generation.fetch_add(1, Ordering::Release);
+        if group.changed.any {
+            changes.generation.fetch_add(1, Ordering::Release);
+        }
+        if group.changed.removals > 0 {
+            let removals = group.changed.removals;
+            changes.removals.fetch_add(removals, Ordering::Release);
+            changes.removed.notify_one();
         }
         if let Err(error) = &committed {
             tracing::error!("commit metadata: {error:#}");
@@ -283,7 +327,7 @@ fn commit_all(slot: &Slot, queue: &Receiver<Job>, generation: &AtomicU64) {
 struct Group {
     next: Option<Job>,
     finishers: Vec<Box<dyn FnOnce(Result<()>) + Send>>,
-    changed: bool,
+    changed: Changed,
 }
 
 impl Group {
@@ -298,14 +342,15 @@ impl Group {
             let mut objects = txn.open_table(OBJECTS).map_err(failed)?;
             while let Some(job) = self.next.take() {
                 let (wrote, finish) = job(Ok(&mut objects));
-                self.changed |= wrote;
+                self.changed.any |= wrote.any;
+                self.changed.removals += wrote.removals;
                 self.finishers.push(finish);
                 if self.finishers.len() < MAX_GROUP {
                     self.next = queue.try_recv().ok();
                 }
             }
         }
-        if self.changed {
+        if self.changed.any {
             txn.commit().map_err(failed)
         } else {
             txn.abort().map_err(failed)

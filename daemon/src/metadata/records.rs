@@ -116,6 +116,9 @@ pub struct Snapshot {
     pub updated_at: Option<Timestamp>,
     #[prost(btree_map = "string, string", tag = "5")]
     pub labels: Labels,
+    /// The snapshotter's name for what it is becoming, while it is being committed.
+    #[prost(string, tag = "6")]
+    pub committing: String,
 }
 
 /// A lease: it keeps objects from garbage collection.

@@ -1,10 +1,14 @@
 //! The gRPC services: each method decodes, calls one function of a part, and encodes.
 
 pub mod containers;
+pub mod content;
 pub mod events;
 pub mod health;
+pub mod images;
 pub mod introspection;
+pub mod leases;
 pub mod namespaces;
+pub mod snapshots;
 pub mod version;
 
 use std::collections::HashMap;
