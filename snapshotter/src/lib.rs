@@ -1,6 +1,9 @@
 //! Snapshotters: layers of file systems, each upon a parent. Overlay, and plain copying.
 #![forbid(unsafe_code)]
 
+pub mod conformance;
+mod copy;
+pub mod native;
 pub mod overlay;
 mod snapshotter;
 mod store;

@@ -462,4 +462,13 @@ fn precondition(message: String) -> Error {
 }
 
 /// Marks a moment at which the tests of crashes end the process.
+#[cfg(test)]
+fn crash_point(name: &str) {
+    tests::crash_point(name);
+}
+
+#[cfg(not(test))]
 fn crash_point(_: &str) {}
+
+#[cfg(test)]
+mod tests;

@@ -108,3 +108,88 @@ fn in_option(path: &Path) -> Result<String> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn located(kind: Kind, parents: usize) -> Located {
+        Located {
+            kind,
+            folder: "/s/9".into(),
+            parents: (0..parents)
+                .rev()
+                .map(|id| format!("/s/{id}").into())
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_shape_of_mounts_follows_kind_and_layers() {
+        let features = Features {
+            index_off: true,
+            userxattr: false,
+        };
+        let shapes: [(Kind, usize, &str, &str, &[&str]); 5] = [
+            (Kind::Active, 0, "bind", "/s/9/fs", &["rw", "rbind"]),
+            (Kind::View, 0, "bind", "/s/9/fs", &["ro", "rbind"]),
+            (Kind::View, 1, "bind", "/s/0/fs", &["ro", "rbind"]),
+            (
+                Kind::View,
+                2,
+                "overlay",
+                "overlay",
+                &["index=off", "volatile", "lowerdir=/s/1/fs:/s/0/fs"],
+            ),
+            (
+                Kind::Active,
+                1,
+                "overlay",
+                "overlay",
+                &[
+                    "index=off",
+                    "volatile",
+                    "workdir=/s/9/work",
+                    "upperdir=/s/9/fs",
+                    "lowerdir=/s/0/fs",
+                ],
+            ),
+        ];
+        for (kind, parents, fstype, source, options) in shapes {
+            let extra = ["volatile".to_string()];
+            let mounts = of(&located(kind, parents), &features, &extra).unwrap();
+            let expected = Mount {
+                fstype: fstype.to_string(),
+                source: source.to_string(),
+                target: String::new(),
+                options: options.iter().map(ToString::to_string).collect(),
+            };
+            assert_eq!(mounts, [expected], "{kind} of {parents}");
+        }
+    }
+
+    #[test]
+    fn a_user_namespace_gets_userxattr() {
+        let features = Features {
+            index_off: false,
+            userxattr: true,
+        };
+        let mounts = of(&located(Kind::View, 2), &features, &[]).unwrap();
+        assert_eq!(mounts[0].options[0], "userxattr");
+    }
+
+    #[test]
+    fn more_layers_than_overlay_takes_are_refused() {
+        let features = Features::detect();
+        of(&located(Kind::Active, MAX_LOWER), &features, &[]).unwrap();
+        let error = of(&located(Kind::Active, MAX_LOWER + 1), &features, &[]).unwrap_err();
+        assert_eq!(error.kind(), sys::Kind::FailedPrecondition);
+    }
+
+    #[test]
+    fn folders_that_would_split_an_option_are_refused() {
+        for folder in ["/a,b", "/a:b", "/a\\b"] {
+            assert!(upper(Path::new(folder)).is_err(), "{folder}");
+        }
+    }
+}
