@@ -4,8 +4,10 @@
 //! for a child whose making failed. A container's state is on disk, so any later caller can go on where one stopped.
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 mod container;
 mod options;
+pub mod seccomp;
 mod state;
 
 pub use container::{Container, list};

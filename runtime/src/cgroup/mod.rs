@@ -1,0 +1,242 @@
+//! A container's control group: one folder on cgroup v2, one in each hierarchy on v1 and on hybrid hosts.
+//!
+//! ```text
+//! create ─▶ join (or clone_fd) ─▶ update · stats · pids · freeze · thaw · kill_all · oom_watch ─▶ remove
+//! ```
+//! A [`Cgroup`] is nothing but where its folders are, so a serialised one is all that a later process needs. What is
+//! set, where and in which order follows runc's cgroupfs driver.
+
+mod devices;
+mod dir;
+mod freezer;
+mod hierarchy;
+mod oom;
+pub mod stats;
+mod tree;
+mod v1;
+mod v2;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+use sys::{Error, Kind, Result};
+
+pub use oom::OomWatch;
+
+use dir::Dir;
+use hierarchy::Host;
+
+/// The name that a hybrid host's v2 hierarchy has among those of v1, as in runc's state.
+const UNIFIED: &str = "";
+
+/// Which of the kernel's two interfaces controls resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// A hierarchy for each controller; a hybrid host has one of v2 beside them.
+    V1,
+    /// One hierarchy.
+    V2,
+}
+
+/// A container's control group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    version: Version,
+    paths: BTreeMap<String, PathBuf>,
+}
+
+impl Cgroup {
+    /// Creates the group that `path` (`cgroupsPath` of the specification) and the container's `id` name, with the
+    /// limits and the device rules of `resources`.
+    ///
+    /// A path that starts with `/` is below the hierarchies' roots, another one below the caller's own group. A group
+    /// that has processes is refused: they are another container's.
+    pub fn create(
+        path: Option<&Path>,
+        id: &str,
+        resources: Option<&LinuxResources>,
+    ) -> Result<Self> {
+        let host = Host::read()?;
+        let inner = hierarchy::inner_path(path, id);
+        let cgroup = Self {
+            version: host.version(),
+            paths: host.paths(&inner)?,
+        };
+        let none = LinuxResources::default();
+        let resources = resources.unwrap_or(&none);
+        cgroup.refuse_occupied()?;
+        let made = match cgroup.version {
+            Version::V1 => v1::create(&cgroup.paths, resources),
+            Version::V2 => v2::create(cgroup.folder(UNIFIED)?, host.root(UNIFIED)),
+        };
+        let set = made.and_then(|()| cgroup.set(resources, true));
+        if let Err(error) = set {
+            // What went wrong is what the caller has to know, not what else did.
+            let _ = cgroup.remove();
+            return Err(error.context(format!("create control group {inner:?}")));
+        }
+        Ok(cgroup)
+    }
+
+    /// Moves a process into the group.
+    pub fn join(&self, pid: i32) -> Result<()> {
+        let mut joined: Vec<&Path> = Vec::with_capacity(self.paths.len());
+        for path in self.paths.values() {
+            // Controllers that are mounted together share a folder.
+            if !joined.contains(&path.as_path()) {
+                Dir::open(path)?.join(pid)?;
+                joined.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a process into a group below this one.
+    pub fn join_below(&self, child: &Path, pid: i32) -> Result<()> {
+        let below = hierarchy::relative(child);
+        let paths = self.paths.iter();
+        Self {
+            version: self.version,
+            paths: paths
+                .map(|(name, path)| (name.clone(), path.join(&below)))
+                .collect(),
+        }
+        .join(pid)
+    }
+
+    /// Returns a descriptor with which clone3 makes a process in the group; None on v1, where processes have to
+    /// [`join`](Self::join).
+    pub fn clone_fd(&self) -> Result<Option<OwnedFd>> {
+        match self.version {
+            Version::V1 => Ok(None),
+            Version::V2 => Dir::open(self.folder(UNIFIED)?).map(|dir| Some(dir.into())),
+        }
+    }
+
+    /// Changes limits; what `resources` leaves out stays as it is, device rules too.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        self.set(resources, false)
+            .map_err(|error| error.context("update control group"))
+    }
+
+    /// Returns what the group uses.
+    pub fn stats(&self) -> Result<stats::Stats> {
+        stats::read(self)
+    }
+
+    /// Returns the processes of the group and of those below it.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        tree::pids(self.processes()?)
+    }
+
+    /// Stops all processes of the group until [`thaw`](Self::thaw); after an error they run.
+    pub fn freeze(&self) -> Result<()> {
+        freezer::freeze(self.version, &self.freezer()?)
+    }
+
+    /// Lets all processes of the group go on.
+    pub fn thaw(&self) -> Result<()> {
+        freezer::thaw(self.version, &self.freezer()?)
+    }
+
+    /// Reports whether the group is frozen by [`freeze`](Self::freeze).
+    pub fn is_frozen(&self) -> Result<bool> {
+        freezer::is_frozen(self.version, &self.freezer()?)
+    }
+
+    /// Sends a signal to all processes of the group and of those below it; none escapes by forking.
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        tree::kill_all(self, signal)
+    }
+
+    /// Returns a watch that tells when the kernel kills a process of the group for want of memory.
+    pub fn oom_watch(&self) -> Result<OomWatch> {
+        OomWatch::new(self.version, self.folder("memory")?)
+    }
+
+    /// Removes the group and those below it; it is no error if they are gone.
+    pub fn remove(&self) -> Result<()> {
+        let mut failed = None;
+        for path in self.paths.values() {
+            failed = failed.or(tree::remove(path).err());
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Reports whether the group is there.
+    pub fn exists(&self) -> bool {
+        self.processes().is_ok_and(Path::exists)
+    }
+
+    /// Returns which interface the group is of.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Returns the group's folders by controller; that of v2 has the empty name.
+    pub fn paths(&self) -> &BTreeMap<String, PathBuf> {
+        &self.paths
+    }
+
+    fn set(&self, resources: &LinuxResources, created: bool) -> Result<()> {
+        match self.version {
+            Version::V1 => v1::set(&self.paths, resources, created),
+            Version::V2 => v2::set(self.folder(UNIFIED)?, resources, created),
+        }
+    }
+
+    /// Returns the folder of a controller; v2 has all in one.
+    fn folder(&self, controller: &str) -> Result<&Path> {
+        let name = match self.version {
+            Version::V1 => controller,
+            Version::V2 => UNIFIED,
+        };
+        self.paths.get(name).map(PathBuf::as_path).ok_or_else(|| {
+            Error::new(
+                Kind::FailedPrecondition,
+                format!("the container has no control group of {controller:?}"),
+            )
+        })
+    }
+
+    /// Returns the folder by which the container's processes are known: on v1 that of devices, which no container can
+    /// do without.
+    fn processes(&self) -> Result<&Path> {
+        self.folder("devices")
+    }
+
+    fn freezer(&self) -> Result<Dir> {
+        Dir::open(self.folder("freezer")?)
+    }
+
+    /// Joining a group that is not empty would mix two containers, and a frozen one would stop the new one for ever.
+    fn refuse_occupied(&self) -> Result<()> {
+        if !self.exists() {
+            return Ok(());
+        }
+        let pids = self.pids()?;
+        if !pids.is_empty() {
+            return Err(Error::new(
+                Kind::FailedPrecondition,
+                format!(
+                    "container's cgroup is not empty: {} process(es) found",
+                    pids.len()
+                ),
+            ));
+        }
+        if self
+            .freezer()
+            .is_ok_and(|dir| freezer::is_frozen(self.version, &dir).unwrap_or_default())
+        {
+            return Err(Error::new(
+                Kind::FailedPrecondition,
+                "container's cgroup unexpectedly frozen",
+            ));
+        }
+        Ok(())
+    }
+}
