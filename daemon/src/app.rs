@@ -6,6 +6,7 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use snapshotter::Snapshotter;
 use snapshotter::overlay::Overlay;
 use tokio::net::UnixListener;
@@ -16,6 +17,7 @@ use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tower::Service;
 
+use crate::authority::Named;
 use crate::config::Config;
 use crate::content::Content;
 use crate::context::NAMESPACE_HEADER;
@@ -195,12 +197,13 @@ impl App {
         listener: UnixListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
+        let connections = UnixListenerStream::new(listener).map(|io| io.map(Named::new));
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .trace_fn(span)
             .add_routes(self.services.routes())
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
+            .serve_with_incoming_shutdown(connections, shutdown)
             .await
             .map_err(|error| Error::other("serve gRPC", error))
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod authority;
 pub mod blocking;
 pub mod config;
 pub mod content;

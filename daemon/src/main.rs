@@ -86,8 +86,9 @@ fn configure(flags: &Flags, unknown: &mut Vec<String>) -> Result<Config> {
 }
 
 fn log(config: &Config) {
-    let level = &config.log_level;
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the HTTP layers have to say is of use to nobody but their authors.
+    let directives = format!("{},h2=info,hyper=info,tower=info", config.log_level);
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
