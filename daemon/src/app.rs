@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use snapshotter::Snapshotter;
+use snapshotter::native::Native;
 use snapshotter::overlay::Overlay;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -133,11 +134,17 @@ pub fn build(config: &Config) -> Result<App> {
     })
 }
 
+type Open<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>;
+
 /// Opens the snapshotters; one that this machine cannot have is in the plugin table with its error.
 fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<dyn Snapshotter>> {
     let mut backends = BTreeMap::new();
-    let mut add = |name: &str, open: &dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>| {
+    let mut add = |name: &str, open: Open| {
         let root = config.root.join(format!("{SNAPSHOTTER}.{name}"));
+        let uri = format!("{SNAPSHOTTER}.{name}");
+        if config.disabled.contains(&uri) {
+            return;
+        }
         let plugin = Plugin::new(SNAPSHOTTER, name)
             .native()
             .export("root", text(&root));
@@ -154,6 +161,7 @@ fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<
         let options = snapshotter::overlay::Options::default();
         Ok(Arc::new(Overlay::open(root, options)?))
     });
+    add("native", &|root| Ok(Arc::new(Native::open(root)?)));
     backends
 }
 

@@ -199,3 +199,6 @@ fn remove(tx: &mut Tx<'_, '_>, node: &Node) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,8 +109,11 @@ impl Commit {
             parent: names.rebased.clone(),
         };
         match backend.commit(&names.to, &names.from, &options) {
-            // An earlier try came as far as this.
-            Err(error) if error.kind() == Kind::NotFound && backend.stat(&names.to).is_ok() => {
+            // An earlier try came as far as this: nobody else is ever given the new name.
+            Err(error)
+                if matches!(error.kind(), Kind::NotFound | Kind::AlreadyExists)
+                    && backend.stat(&names.to).is_ok() =>
+            {
                 Ok(())
             }
             other => other,

@@ -440,3 +440,6 @@ fn inherited(labels: &Labels) -> Labels {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
