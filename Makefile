@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: test lint peers
+.PHONY: test lint deny peers
 
 test:
 	@bash tests/run
@@ -11,3 +11,7 @@ peers:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, duplicate and banned crates, sources; needs cargo-deny, and for the advisories the network.
+deny:
+	cargo deny check
