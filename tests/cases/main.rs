@@ -1,2 +1,4 @@
 //! Black-box tests with real clients and real peers, in one binary.
 #![forbid(unsafe_code)]
+
+mod lifecycle;

@@ -1,2 +1,54 @@
-//! The harness of the black-box tests.
+//! The harness of the black-box tests: daemons, registries, images and clients as fixtures that clean up when they are dropped.
+//!
+//! Every fixture that can be ours or upstream's says so by [`Engine`]; a case that fails against upstream is a wrong case.
 #![forbid(unsafe_code)]
+
+pub mod binaries;
+pub mod command;
+pub mod ctr;
+pub mod daemon;
+pub mod image;
+pub mod leftovers;
+pub mod peers;
+pub mod registry;
+pub mod terminal;
+
+use std::time::{Duration, Instant};
+
+pub use command::Finished;
+pub use ctr::Ctr;
+pub use daemon::{Daemon, Engine};
+pub use image::Image;
+pub use peers::Peers;
+pub use registry::Registry;
+pub use terminal::Terminal;
+
+/// Ends the test early with a line `SKIP: why`, which the count of `make test` takes out of the passed ones.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        $crate::print_skip(&format!($($why)*));
+        return;
+    }};
+}
+
+/// Prints the line of a skipped test past libtest's capture.
+pub fn print_skip(why: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("\nSKIP: {why}\n").as_bytes());
+}
+
+/// Returns what `attempt` gives as soon as it gives something, or panics with `what` when `limit` has passed.
+pub fn eventually<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "still not so after {limit:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,174 @@
+//! A real registry on loopback: Debian's `docker-registry`.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::eventually;
+use crate::image::Image;
+
+/// A running registry without TLS or authentication; dropping it ends it.
+#[derive(Debug)]
+pub struct Registry {
+    address: SocketAddr,
+    child: Child,
+    folder: TempDir,
+}
+
+impl Registry {
+    /// Starts a registry on a free port of loopback and waits until it answers.
+    pub fn start() -> Registry {
+        let folder = tempfile::Builder::new()
+            .prefix("corten-registry-")
+            .tempdir()
+            .expect("make a folder");
+        // The port is free at this moment; another process could take it before the registry does, so try again.
+        for _ in 0..5 {
+            let address = TcpListener::bind("127.0.0.1:0")
+                .and_then(|socket| socket.local_addr())
+                .expect("find a port");
+            let config = folder.path().join("config.yml");
+            let text = format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+                folder.path().join("data").display()
+            );
+            fs::write(&config, text).expect("write the configuration");
+            let log = File::create(folder.path().join("log")).expect("make the log");
+            let mut child = Command::new("docker-registry")
+                .arg("serve")
+                .arg(&config)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("duplicate a descriptor"))
+                .stderr(log)
+                .spawn()
+                .expect("start docker-registry");
+            let serves = eventually("the registry serves", Duration::from_secs(20), || {
+                let ended = child
+                    .try_wait()
+                    .expect("wait for a child of ours")
+                    .is_some();
+                let serves = request(address, "GET", "/v2/", &[], b"")
+                    .is_ok_and(|answer| answer.status == 200);
+                (ended || serves).then_some(serves)
+            });
+            if serves {
+                return Registry {
+                    address,
+                    child,
+                    folder,
+                };
+            }
+        }
+        panic!(
+            "no port for the registry: {:?}",
+            fs::read_to_string(folder.path().join("log"))
+        );
+    }
+
+    /// Returns `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Pushes an image and returns the reference by which to pull it.
+    pub fn push(&self, repository: &str, tag: &str, image: &Image) -> String {
+        for blob in image.blobs() {
+            let start = format!("/v2/{repository}/blobs/uploads/");
+            let answer = request(self.address, "POST", &start, &[], b"").expect("start an upload");
+            assert_eq!(answer.status, 202, "{answer:?}");
+            let location = answer.header("location").expect("an upload has a place");
+            let path = location
+                .split_once("//")
+                .map_or(location, |(_, rest)| &rest[rest.find('/').unwrap_or(0)..]);
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let target = format!("{path}{separator}digest={}", blob.digest);
+            let headers = [("Content-Type", "application/octet-stream")];
+            let answer = request(self.address, "PUT", &target, &headers, &blob.bytes)
+                .expect("upload a blob");
+            assert_eq!(answer.status, 201, "{answer:?}");
+        }
+        let target = format!("/v2/{repository}/manifests/{tag}");
+        let headers = [("Content-Type", image.manifest.media_type.as_str())];
+        let answer = request(
+            self.address,
+            "PUT",
+            &target,
+            &headers,
+            &image.manifest.bytes,
+        )
+        .expect("push a manifest");
+        assert_eq!(answer.status, 201, "{answer:?}");
+        format!("{}/{repository}:{tag}", self.address)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- log of the registry\n{}",
+                fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+            );
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// One HTTP/1.1 request on a connection of its own; the body of the answer is not needed.
+fn request(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Answer> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    socket.write_all(head.as_bytes())?;
+    socket.write_all(body)?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer);
+    let mut lines = text.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .and_then(|code| code.parse().ok());
+    let headers = lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_once(": "));
+    Ok(Answer {
+        status: status.ok_or_else(|| std::io::Error::other("no status line"))?,
+        headers: headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    })
+}
