@@ -226,7 +226,12 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let tail: Vec<&str> = log
+                .lines()
+                .rev()
+                .filter(|line| !line.contains("loading plugin"))
+                .take(40)
+                .collect();
             eprintln!("--- log of {:?}, its last lines", self.engine);
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
         }
