@@ -1,4 +1,5 @@
 //! Black-box tests with real clients and real peers, in one binary.
 #![forbid(unsafe_code)]
 
+mod ctr;
 mod lifecycle;

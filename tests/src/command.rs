@@ -78,7 +78,7 @@ pub fn run_with(command: &mut Command, input: &[u8], limit: Duration) -> Finishe
         .spawn();
     let mut child = started.unwrap_or_else(|e| panic!("start {command:?}: {e}"));
     let code = wait(&mut child, limit);
-    let mut text = |file: &mut File| {
+    let text = |file: &mut File| {
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.read_to_end(&mut bytes))

@@ -64,6 +64,11 @@ impl Ctr {
         self.run(args).ok()
     }
 
+    /// Returns the containerd namespace that this client asks for.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Returns the folder where this client may leave files.
     pub fn folder(&self) -> &Path {
         &self.folder
