@@ -1,4 +1,5 @@
 //! Programs of our compiler against libseccomp's for the same profile, and in the kernel.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
