@@ -130,6 +130,34 @@ pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
     }
 }
 
+/// What `/proc/<pid>/stat` tells of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// One letter: `Z` and `X` are dead.
+    pub state: u8,
+    /// When it started, in ticks since boot: with the number it is unique.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Reads about the process `pid`; `None` if there is none.
+    pub fn read(pid: i32) -> Option<Self> {
+        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name in brackets, which may hold blanks and brackets itself.
+        let end = text.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(text.get(end + 2..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let start_time = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_time })
+    }
+
+    /// Tells whether the process has not ended.
+    pub fn is_alive(self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
 /// Kills a child and reaps it.
 pub fn kill_and_wait(child: &Child) -> Result<Exit> {
     match signal(&child.pidfd, Signal::KILL.as_raw()) {
@@ -220,6 +248,18 @@ mod tests {
         let child = spawn(0, None, || 7).unwrap();
         assert_eq!(wait(child.pidfd.as_fd()).unwrap(), Exit::Code(7));
         assert_eq!(signal(&child.pidfd, 9), Err(Errno::SRCH));
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start_and_a_zombie_is_dead() {
+        let own = Stat::read(std::process::id() as i32).unwrap();
+        assert!(own.is_alive() && own.start_time > 0);
+        let child = spawn(0, None, || 0).unwrap();
+        let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), exited).unwrap();
+        assert!(!Stat::read(child.pid).unwrap().is_alive());
+        wait(child.pidfd.as_fd()).unwrap();
+        assert_eq!(Stat::read(child.pid), None);
     }
 
     #[test]
