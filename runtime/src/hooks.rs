@@ -29,13 +29,21 @@ fn prestart(hooks: &Hooks) -> Option<&Vec<Hook>> {
 /// Returns the hooks that run after the program was started.
 pub(crate) fn poststart(spec: &Spec) -> Vec<&Hook> {
     let hooks = spec.hooks().as_ref();
-    hooks.and_then(|hooks| hooks.poststart().as_ref()).into_iter().flatten().collect()
+    hooks
+        .and_then(|hooks| hooks.poststart().as_ref())
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Returns the hooks that run after the container was deleted.
 pub(crate) fn poststop(spec: &Spec) -> Vec<&Hook> {
     let hooks = spec.hooks().as_ref();
-    hooks.and_then(|hooks| hooks.poststop().as_ref()).into_iter().flatten().collect()
+    hooks
+        .and_then(|hooks| hooks.poststop().as_ref())
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 impl InitPlan<'_> {
@@ -76,14 +84,25 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     if let Some((name, args)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(args);
     }
-    let env = hook.env().iter().flatten().filter_map(|variable| variable.split_once('='));
-    command.env_clear().envs(env).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let env = hook
+        .env()
+        .iter()
+        .flatten()
+        .filter_map(|variable| variable.split_once('='));
+    command
+        .env_clear()
+        .envs(env)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().context(|| format!("execute {path:?}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A hook need not read its stdin.
         let _ = stdin.write_all(state.as_bytes());
     }
-    let seconds = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
+    let seconds = hook
+        .timeout()
+        .and_then(|seconds| u64::try_from(seconds).ok());
     let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let status = loop {
         let Some(deadline) = deadline else {
@@ -94,7 +113,10 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
             None if Instant::now() >= deadline => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let message = format!("hook {path:?} ran past timeout of {}s", seconds.unwrap_or(0));
+                let message = format!(
+                    "hook {path:?} ran past timeout of {}s",
+                    seconds.unwrap_or(0)
+                );
                 return Err(Error::new(Kind::DeadlineExceeded, message));
             }
             None => std::thread::sleep(Duration::from_millis(5)),

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::{Context, Error, Result};
 
+use crate::cgroup::Cgroup;
 use crate::wording;
 
 const STATE: &str = "state.json";
@@ -35,6 +36,8 @@ pub(crate) struct Record {
     pub bundle: PathBuf,
     /// The root file system.
     pub rootfs: PathBuf,
+    /// The control group.
+    pub cgroup: Cgroup,
     /// The configuration, as it was then.
     pub spec: Spec,
 }
@@ -55,8 +58,14 @@ impl Dir {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).context(|| format!("create {dir:?}")),
         }
-        builder.recursive(true).create(root).context(|| format!("create {root:?}"))?;
-        builder.recursive(false).create(&dir).context(|| format!("create {dir:?}"))?;
+        builder
+            .recursive(true)
+            .create(root)
+            .context(|| format!("create {root:?}"))?;
+        builder
+            .recursive(false)
+            .create(&dir)
+            .context(|| format!("create {dir:?}"))?;
         Ok(Self(dir))
     }
 
@@ -175,7 +184,17 @@ mod tests {
         for id in ["a", "a_b+c-d.e", "0", "...", &"a".repeat(255)] {
             assert!(validate_id(id).is_ok(), "{id:?}");
         }
-        for id in ["", ".", "..", "a/b", "../a", "a b", "ä", "a\0", &"a".repeat(256)] {
+        for id in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../a",
+            "a b",
+            "ä",
+            "a\0",
+            &"a".repeat(256),
+        ] {
             assert!(validate_id(id).is_err(), "{id:?}");
         }
     }
@@ -185,7 +204,10 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("run/corten");
         let dir = Dir::create(&root, "a").unwrap();
-        assert_eq!(Dir::create(&root, "a").unwrap_err().kind(), Kind::AlreadyExists);
+        assert_eq!(
+            Dir::create(&root, "a").unwrap_err().kind(),
+            Kind::AlreadyExists
+        );
         assert_eq!(names(&root).unwrap(), ["a"]);
         assert_eq!(Dir::load(&root, "a").unwrap_err().kind(), Kind::NotFound);
         dir.remove().unwrap();

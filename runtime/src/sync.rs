@@ -85,7 +85,10 @@ impl Made {
         let (length, _) =
             fdpass::receive(&self.0, &mut [0; 1]).context(|| "hear from the maker")?;
         match length {
-            0 => Err(Error::new(Kind::Unknown, "the maker of this process is gone")),
+            0 => Err(Error::new(
+                Kind::Unknown,
+                "the maker of this process is gone",
+            )),
             _ => Ok(()),
         }
     }

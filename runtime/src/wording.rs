@@ -5,13 +5,15 @@ use sys::{Error, Kind};
 
 /// Says that a name is taken.
 pub(crate) fn exists() -> Error {
-    Error::new(Kind::AlreadyExists, "container with given ID already exists")
+    Error::new(
+        Kind::AlreadyExists,
+        "container with given ID already exists",
+    )
 }
 
 /// Says that there is no container of that name.
 pub(crate) fn does_not_exist(id: &str) -> Error {
-    Error::new(Kind::NotFound, format!("container {id:?} does not exist"))
-        .with_kind(Kind::NotFound)
+    Error::new(Kind::NotFound, format!("container {id:?} does not exist")).with_kind(Kind::NotFound)
 }
 
 /// Says that a name cannot be one.
@@ -34,8 +36,14 @@ pub(crate) fn not_in_path(program: &str) -> Error {
 pub(crate) fn cannot_execute(program: &str, errno: Errno) -> Error {
     let reason = reason(errno);
     let (kind, message) = match errno {
-        Errno::NOENT => (Kind::NotFound, format!("exec: {program:?}: stat {program}: {reason}")),
-        Errno::ACCESS | Errno::PERM => (Kind::PermissionDenied, format!("exec: {program:?}: {reason}")),
+        Errno::NOENT => (
+            Kind::NotFound,
+            format!("exec: {program:?}: stat {program}: {reason}"),
+        ),
+        Errno::ACCESS | Errno::PERM => (
+            Kind::PermissionDenied,
+            format!("exec: {program:?}: {reason}"),
+        ),
         _ => (Kind::Unknown, format!("exec: {program:?}: {reason}")),
     };
     Error::new(kind, message)
@@ -69,7 +77,9 @@ pub fn render(error: &Error) -> String {
 /// Returns the text of an error number as Go has it: without a capital, without the number.
 pub(crate) fn reason(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
-    let bare = text.rsplit_once(" (os error").map_or(&*text, |(bare, _)| bare);
+    let bare = text
+        .rsplit_once(" (os error")
+        .map_or(&*text, |(bare, _)| bare);
     // Words such as "RFS" stay as they are.
     let mut chars = bare.chars();
     match (chars.next(), chars.next()) {
@@ -90,13 +100,22 @@ mod tests {
     #[test]
     fn the_words_are_those_that_dockerd_looks_for() {
         let cases = [
-            (not_in_path("frob"), r#"exec: "frob": executable file not found in $PATH"#),
+            (
+                not_in_path("frob"),
+                r#"exec: "frob": executable file not found in $PATH"#,
+            ),
             (
                 cannot_execute("/no", Errno::NOENT),
                 r#"exec: "/no": stat /no: no such file or directory"#,
             ),
-            (cannot_execute("/etc/passwd", Errno::ACCESS), r#"exec: "/etc/passwd": permission denied"#),
-            (cannot_execute("/tmp", Errno::ISDIR), r#"exec: "/tmp": is a directory"#),
+            (
+                cannot_execute("/etc/passwd", Errno::ACCESS),
+                r#"exec: "/etc/passwd": permission denied"#,
+            ),
+            (
+                cannot_execute("/tmp", Errno::ISDIR),
+                r#"exec: "/tmp": is a directory"#,
+            ),
             (exists(), "container with given ID already exists"),
             (does_not_exist("a"), r#"container "a" does not exist"#),
             (not_running(), "container not running"),
@@ -109,8 +128,14 @@ mod tests {
     #[test]
     fn causes_are_printed_as_go_prints_them() {
         let failed: Result<(), Errno> = Err(Errno::NOENT);
-        let error = failed.context(|| "open \"/a\"").context(|| "mount").unwrap_err();
-        assert_eq!(render(&error), "mount: open \"/a\": no such file or directory");
+        let error = failed
+            .context(|| "open \"/a\"")
+            .context(|| "mount")
+            .unwrap_err();
+        assert_eq!(
+            render(&error),
+            "mount: open \"/a\": no such file or directory"
+        );
         assert_eq!(reason(Errno::IO), "input/output error");
     }
 }

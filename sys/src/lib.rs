@@ -14,5 +14,6 @@ pub mod path;
 pub mod process;
 pub mod procfs;
 pub mod seccomp;
+pub mod signals;
 
 pub use error::{Context, Error, Kind, Result};

@@ -3,11 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use crate::{Context, Result};
+use crate::{Context, Error, Kind, Result};
 
 // libc's own are too narrow for their values.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
@@ -101,6 +102,28 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> Result<Exit> {
             }
             Ok(None) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).context(|| "wait for child"),
+        }
+    }
+}
+
+/// Waits until a process has ended, whosever child it is, for at most `limit`.
+pub fn wait_exit(pidfd: impl AsFd, limit: Duration) -> Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec {
+        tv_sec: limit.as_secs() as i64,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    loop {
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => {
+                return Err(Error::new(
+                    Kind::DeadlineExceeded,
+                    "the process does not end",
+                ));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).context(|| "wait for the end of a process"),
         }
     }
 }

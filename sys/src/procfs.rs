@@ -1,6 +1,6 @@
 //! The process file system by a descriptor that was verified, so that a write lands where it is meant to.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -27,6 +27,11 @@ impl Procfs {
             return Err(Error::new(Kind::FailedPrecondition, message));
         }
         Ok(Self(dir))
+    }
+
+    /// Returns the descriptor's number, to keep it open.
+    pub fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// Opens `path`; a mount or symlink on the way is refused, but `self` may be the first component.

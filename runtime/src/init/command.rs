@@ -40,8 +40,14 @@ impl Command {
         let args = process.args().as_deref().unwrap_or_default();
         let mut env: Vec<String> = Vec::new();
         for variable in process.env().iter().flatten() {
-            let name = variable.split_once('=').map_or(&**variable, |(name, _)| name);
-            let same = |other: &String| other.split_once('=').is_some_and(|(other, _)| other == name);
+            let name = variable
+                .split_once('=')
+                .map_or(&**variable, |(name, _)| name);
+            let same = |other: &String| {
+                other
+                    .split_once('=')
+                    .is_some_and(|(other, _)| other == name)
+            };
             match env.iter_mut().find(|other| same(other)) {
                 Some(earlier) => variable.clone_into(earlier),
                 None => env.push(variable.clone()),
@@ -64,9 +70,9 @@ impl Command {
     /// Finds the program, with the rights and in the root that the process has now.
     pub fn find(&self, uid: u32) -> Result<Found> {
         let path = match self.program.contains('/') {
-            true => self.check(&self.program).map_err(|errno| {
-                wording::cannot_execute(&self.program, errno)
-            })?,
+            true => self
+                .check(&self.program)
+                .map_err(|errno| wording::cannot_execute(&self.program, errno))?,
             false => self.search()?,
         };
         let mut env = self.env.clone();
@@ -126,7 +132,9 @@ fn home(uid: u32) -> String {
             (fields.next()?.parse() == Ok(uid)).then(|| fields.nth(2).map(str::to_string))?
         })
     };
-    read().filter(|home| Path::new(home).is_absolute()).unwrap_or_else(|| "/".to_string())
+    read()
+        .filter(|home| Path::new(home).is_absolute())
+        .unwrap_or_else(|| "/".to_string())
 }
 
 fn strings(strings: &[String]) -> Result<Vec<CString>> {
@@ -156,8 +164,14 @@ mod tests {
         let found = command(&["sh"], &["PATH=/nowhere:/bin"]).find(0).unwrap();
         assert_eq!(found.path.to_str().unwrap(), "/bin/sh");
         let cases = [
-            ("frob", r#"exec: "frob": executable file not found in $PATH"#),
-            ("/frob", r#"exec: "/frob": stat /frob: no such file or directory"#),
+            (
+                "frob",
+                r#"exec: "frob": executable file not found in $PATH"#,
+            ),
+            (
+                "/frob",
+                r#"exec: "/frob": stat /frob: no such file or directory"#,
+            ),
             ("/etc", r#"exec: "/etc": is a directory"#),
             ("/etc/passwd", r#"exec: "/etc/passwd": permission denied"#),
             ("", r#"exec: "": executable file not found in $PATH"#),

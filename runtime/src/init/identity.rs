@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
 use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
@@ -74,7 +74,11 @@ impl Identity {
         if self.uid == 0 {
             return Ok(());
         }
-        for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        for fd in [
+            rustix::stdio::stdin(),
+            rustix::stdio::stdout(),
+            rustix::stdio::stderr(),
+        ] {
             self.own(fd)?;
         }
         Ok(())
@@ -86,7 +90,10 @@ impl Identity {
             stat => stat.context(|| "stat stdio")?,
         };
         let is_char = FileType::from_raw_mode(stat.st_mode).is_char_device();
-        let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let number = (
+            rustix::fs::major(stat.st_rdev),
+            rustix::fs::minor(stat.st_rdev),
+        );
         // The null device may be the host's: its owner is not ours to change.
         if stat.st_uid == self.uid || is_char && number == (1, 3) {
             return Ok(());
@@ -108,7 +115,9 @@ impl Identity {
                 Ok(()) => {}
                 // Past the last one the kernel has.
                 Err(Errno::INVAL) => break,
-                Err(errno) => return Err(errno).context(|| "drop capability from the bounding set"),
+                Err(errno) => {
+                    return Err(errno).context(|| "drop capability from the bounding set");
+                }
             }
         }
         if let Some(umask) = self.umask {
@@ -161,7 +170,7 @@ impl Identity {
 fn bits(capabilities: &Option<Capabilities>) -> CapabilitySet {
     let all = capabilities.iter().flatten();
     all.fold(CapabilitySet::empty(), |set, capability| {
-        set | CapabilitySet::from_bits_retain(1 << *capability as u8)
+        set | bit(*capability)
     })
 }
 
@@ -183,5 +192,71 @@ fn resource(typ: PosixRlimitType) -> Resource {
         PosixRlimitType::RlimitNice => Resource::Nice,
         PosixRlimitType::RlimitRtprio => Resource::Rtprio,
         PosixRlimitType::RlimitRttime => Resource::Rttime,
+    }
+}
+
+/// Returns the kernel's bit; the specification's enum is in no order that could be counted on.
+fn bit(capability: Capability) -> CapabilitySet {
+    match capability {
+        Capability::Chown => CapabilitySet::CHOWN,
+        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
+        Capability::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
+        Capability::Fowner => CapabilitySet::FOWNER,
+        Capability::Fsetid => CapabilitySet::FSETID,
+        Capability::Kill => CapabilitySet::KILL,
+        Capability::Setgid => CapabilitySet::SETGID,
+        Capability::Setuid => CapabilitySet::SETUID,
+        Capability::Setpcap => CapabilitySet::SETPCAP,
+        Capability::LinuxImmutable => CapabilitySet::LINUX_IMMUTABLE,
+        Capability::NetBindService => CapabilitySet::NET_BIND_SERVICE,
+        Capability::NetBroadcast => CapabilitySet::NET_BROADCAST,
+        Capability::NetAdmin => CapabilitySet::NET_ADMIN,
+        Capability::NetRaw => CapabilitySet::NET_RAW,
+        Capability::IpcLock => CapabilitySet::IPC_LOCK,
+        Capability::IpcOwner => CapabilitySet::IPC_OWNER,
+        Capability::SysModule => CapabilitySet::SYS_MODULE,
+        Capability::SysRawio => CapabilitySet::SYS_RAWIO,
+        Capability::SysChroot => CapabilitySet::SYS_CHROOT,
+        Capability::SysPtrace => CapabilitySet::SYS_PTRACE,
+        Capability::SysPacct => CapabilitySet::SYS_PACCT,
+        Capability::SysAdmin => CapabilitySet::SYS_ADMIN,
+        Capability::SysBoot => CapabilitySet::SYS_BOOT,
+        Capability::SysNice => CapabilitySet::SYS_NICE,
+        Capability::SysResource => CapabilitySet::SYS_RESOURCE,
+        Capability::SysTime => CapabilitySet::SYS_TIME,
+        Capability::SysTtyConfig => CapabilitySet::SYS_TTY_CONFIG,
+        Capability::Mknod => CapabilitySet::MKNOD,
+        Capability::Lease => CapabilitySet::LEASE,
+        Capability::AuditWrite => CapabilitySet::AUDIT_WRITE,
+        Capability::AuditControl => CapabilitySet::AUDIT_CONTROL,
+        Capability::Setfcap => CapabilitySet::SETFCAP,
+        Capability::MacOverride => CapabilitySet::MAC_OVERRIDE,
+        Capability::MacAdmin => CapabilitySet::MAC_ADMIN,
+        Capability::Syslog => CapabilitySet::SYSLOG,
+        Capability::WakeAlarm => CapabilitySet::WAKE_ALARM,
+        Capability::BlockSuspend => CapabilitySet::BLOCK_SUSPEND,
+        Capability::AuditRead => CapabilitySet::AUDIT_READ,
+        Capability::Perfmon => CapabilitySet::PERFMON,
+        Capability::Bpf => CapabilitySet::BPF,
+        Capability::CheckpointRestore => CapabilitySet::CHECKPOINT_RESTORE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_have_the_kernels_numbers() {
+        let numbers = [
+            (Capability::Chown, 0),
+            (Capability::Kill, 5),
+            (Capability::SysAdmin, 21),
+            (Capability::AuditWrite, 29),
+            (Capability::CheckpointRestore, 40),
+        ];
+        for (capability, number) in numbers {
+            assert_eq!(bit(capability).bits(), 1 << number, "{capability:?}");
+        }
     }
 }

@@ -21,6 +21,7 @@ use sys::procfs::Procfs;
 use sys::{Context, Error, Result};
 
 use crate::options::Io;
+use crate::seccomp::Program;
 use crate::sync::Made;
 
 pub(crate) use command::Command;
@@ -40,6 +41,7 @@ pub(crate) struct Plan<'a> {
     pub preserve_fds: u32,
     pub keyring: Option<String>,
     pub procfs: Procfs,
+    pub seccomp: Option<Program>,
     pub sync: Made,
 }
 
@@ -71,9 +73,11 @@ impl<'a> Stdio<'a> {
         use std::os::fd::AsFd;
         match io {
             Io::Inherit => Self::Inherit,
-            Io::Fds { stdin, stdout, stderr } => {
-                Self::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
-            }
+            Io::Fds {
+                stdin,
+                stdout,
+                stderr,
+            } => Self::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
             Io::Console => Self::Console,
         }
     }
@@ -116,7 +120,7 @@ fn end(plan: &Plan<'_>, result: Result<stages::Started<'_>>) -> i32 {
 /// Takes the new process out of what it has from its maker: descriptors, signals, the session.
 fn settle(plan: &Plan<'_>, keep: &mut Vec<RawFd>) -> Result<()> {
     keep.push(plan.sync.raw());
-    keep.extend(plan.procfs.raw());
+    keep.push(plan.procfs.raw());
     keep.extend(plan.namespaces.raw());
     if let Stdio::Fds(fds) = &plan.io {
         take_stdio(fds)?;
@@ -124,7 +128,9 @@ fn settle(plan: &Plan<'_>, keep: &mut Vec<RawFd>) -> Result<()> {
     keep.extend((0..plan.preserve_fds as RawFd).map(|fd| fd + 3));
     sys::process::close_all_except(keep)?;
     sys::process::reset_signals();
-    rustix::process::setsid().context(|| "make a session").map(drop)
+    rustix::process::setsid()
+        .context(|| "make a session")
+        .map(drop)
 }
 
 /// Makes three descriptors stdin, stdout and stderr.

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use sys::process::Child;
 use sys::{Context, Error, Kind, Result, namespace};
 
@@ -47,9 +46,12 @@ impl Namespaces {
             }
         }
         // A user namespace comes first, for it says what may be done in the others.
-        namespaces.join.sort_by_key(|(_, flag)| *flag != libc_user());
+        namespaces
+            .join
+            .sort_by_key(|(_, flag)| *flag != libc_user());
         if namespaces.joins(LinuxNamespaceType::User) && namespaces.born != 0 {
-            let message = "joining a user namespace with new namespaces beside it is not supported yet";
+            let message =
+                "joining a user namespace with new namespaces beside it is not supported yet";
             return Err(Error::new(Kind::Unimplemented, message));
         }
         Ok(namespaces)
@@ -62,12 +64,21 @@ impl Namespaces {
         for (kind, _) in spec::namespaces(spec) {
             match kind {
                 LinuxNamespaceType::Pid => {
-                    pid = Some(pidfd.try_clone().context(|| "copy the descriptor of the process")?);
+                    pid = Some(
+                        pidfd
+                            .try_clone()
+                            .context(|| "copy the descriptor of the process")?,
+                    );
                 }
                 kind => kinds |= flag(kind),
             }
         }
-        Ok(Self { born: 0, own: 0, join: vec![(pidfd, kinds)], pid })
+        Ok(Self {
+            born: 0,
+            own: 0,
+            join: vec![(pidfd, kinds)],
+            pid,
+        })
     }
 
     /// Tells whether the process joins a namespace of this kind.
@@ -132,9 +143,4 @@ pub(crate) fn flag(kind: LinuxNamespaceType) -> i32 {
 
 fn libc_user() -> i32 {
     flag(LinuxNamespaceType::User)
-}
-
-/// Tells an init that has died from other failures to join it.
-pub(crate) fn is_gone(error: &Error) -> bool {
-    error.errno() == Some(Errno::SRCH)
 }

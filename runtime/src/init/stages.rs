@@ -67,10 +67,20 @@ impl<'a> Namespaced<'a> {
         if namespaces.makes(LinuxNamespaceType::Network) {
             namespace::loopback_up()?;
         }
-        if let Some(name) = plan.spec.hostname().as_deref().filter(|name| !name.is_empty()) {
+        if let Some(name) = plan
+            .spec
+            .hostname()
+            .as_deref()
+            .filter(|name| !name.is_empty())
+        {
             namespace::set_hostname(name)?;
         }
-        if let Some(name) = plan.spec.domainname().as_deref().filter(|name| !name.is_empty()) {
+        if let Some(name) = plan
+            .spec
+            .domainname()
+            .as_deref()
+            .filter(|name| !name.is_empty())
+        {
             namespace::set_domainname(name)?;
         }
         Ok(Self(init))
@@ -111,13 +121,18 @@ impl<'a> Rooted<'a> {
     pub fn drop_privileges(self) -> Result<Dropped<'a>> {
         let init = self.0;
         let found = drop_privileges(&init.plan)?;
-        Ok(Dropped { plan: &init.plan, init: Some(init), found })
+        Ok(Dropped {
+            plan: &init.plan,
+            init: Some(init),
+            found,
+        })
     }
 }
 
 impl<'a> Joined<'a> {
     /// Takes the process into the container.
     pub fn enter(plan: &'a Plan<'a>) -> Result<Self> {
+        plan.sync.wait()?;
         join_keyring(plan)?;
         plan.namespaces.enter()?;
         if plan.namespaces.joins(LinuxNamespaceType::User) {
@@ -135,7 +150,11 @@ impl<'a> Joined<'a> {
     /// Becomes the user and finds the program.
     pub fn drop_privileges(self) -> Result<Dropped<'a>> {
         let found = drop_privileges(self.0)?;
-        Ok(Dropped { plan: self.0, init: None, found })
+        Ok(Dropped {
+            plan: self.0,
+            init: None,
+            found,
+        })
     }
 }
 
@@ -143,6 +162,7 @@ impl<'a> Dropped<'a> {
     /// Waits at the gate until the container is started.
     pub fn start(self) -> Result<Started<'a>> {
         let Self { plan, init, found } = self;
+        plan.install_seccomp(Moment::Heard)?;
         if let Some(init) = init {
             plan.sync.ready()?;
             wait_at(&init.gate)?;
@@ -153,7 +173,11 @@ impl<'a> Dropped<'a> {
 
     /// Goes on without waiting.
     pub fn go(self) -> Result<Started<'a>> {
-        Ok(Started { plan: self.plan, found: self.found })
+        self.plan.install_seccomp(Moment::Heard)?;
+        Ok(Started {
+            plan: self.plan,
+            found: self.found,
+        })
     }
 }
 
@@ -167,7 +191,46 @@ impl Started<'_> {
         if let Err(error) = sys::process::close_on_exec_from(3 + plan.preserve_fds) {
             return error;
         }
+        // Last of all: what comes before may be what the profile forbids.
+        if let Err(error) = plan.install_seccomp(Moment::Last) {
+            return error;
+        }
         plan.command.execute(&found)
+    }
+}
+
+/// When a seccomp profile is installed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// While the process still has the capability that is needed for it unless it can gain no privileges.
+    Privileged,
+    /// While the maker still listens, whom a profile that notifies needs to hand its listener to.
+    Heard,
+    /// Right before the program is executed: what comes earlier may be what the profile forbids.
+    Last,
+}
+
+impl Plan<'_> {
+    /// Installs the seccomp profile if this is its moment.
+    fn install_seccomp(&self, now: Moment) -> Result<()> {
+        let Some(program) = self.seccomp.as_ref() else {
+            return Ok(());
+        };
+        let moment = match (self.identity.no_new_privs(), program.notifies()) {
+            (false, _) => Moment::Privileged,
+            (true, true) => Moment::Heard,
+            (true, false) => Moment::Last,
+        };
+        if now != moment {
+            return Ok(());
+        }
+        match program
+            .install()
+            .context(|| "install the seccomp profile")?
+        {
+            Some(listener) => self.sync.listener(listener.as_fd()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -244,7 +307,10 @@ fn take_terminal(slave: &OwnedFd) -> Result<(), Errno> {
 /// Returns the rows and columns that a process's terminal is to have.
 fn size(process: &Process) -> Option<(u16, u16)> {
     let size = process.console_size()?;
-    Some((size.height().try_into().ok()?, size.width().try_into().ok()?))
+    Some((
+        size.height().try_into().ok()?,
+        size.width().try_into().ok()?,
+    ))
 }
 
 /// Becomes the user in the working folder, and finds the program as that user.
@@ -252,6 +318,7 @@ fn drop_privileges(plan: &Plan<'_>) -> Result<Found> {
     let identity = &plan.identity;
     identity.limit()?;
     identity.own_stdio()?;
+    plan.install_seccomp(Moment::Privileged)?;
     let cwd = plan.process.cwd();
     // A folder that only root can enter, or one that only the user can, are both fine.
     let entered = match rustix::process::chdir(cwd) {

@@ -83,29 +83,30 @@ fn mount_v1(
         }
     }
     if wanted.flags.contains(MountFlags::RDONLY) {
-        let change = Change { set: super::mounts::READ_ONLY, ..Change::default() };
+        let change = Change {
+            set: super::mounts::READ_ONLY,
+            ..Change::default()
+        };
         attach::change(&tmpfs, &change).context(|| format!("make {target:?} read-only"))?;
     }
     Ok(())
 }
 
 /// Attaches a group of the host's hierarchy, for a container without a namespace of its own.
-fn bind(
-    place: &std::os::fd::OwnedFd,
-    host: &Path,
-    group: &Path,
-    flags: MountFlags,
-) -> Result<()> {
+fn bind(place: &std::os::fd::OwnedFd, host: &Path, group: &Path, flags: MountFlags) -> Result<()> {
     let source = host.join(group.strip_prefix("/").unwrap_or(group));
     let path = CString::new(source.as_os_str().as_encoded_bytes())
         .map_err(|_| Error::new(Kind::Internal, "a control group's path has a NUL byte"))?;
-    let tree = attach::clone_tree(CWD, &path, false)
-        .context(|| format!("clone mount of {source:?}"))?;
+    let tree =
+        attach::clone_tree(CWD, &path, false).context(|| format!("clone mount of {source:?}"))?;
     let mut set = 0;
     // The attributes of version 1's flags have the same bits.
     let same = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     set |= u64::from(flags.intersection(same).bits());
-    let change = Change { set, ..Change::default() };
+    let change = Change {
+        set,
+        ..Change::default()
+    };
     attach::change(tree.as_fd(), &change)
         .and_then(|()| attach::attach(&tree, place))
         .context(|| format!("attach {source:?}"))
@@ -119,7 +120,9 @@ fn parse(text: &str) -> Vec<Hierarchy> {
         let group = PathBuf::from(fields.next()?);
         Some(Hierarchy { controllers, group })
     });
-    lines.filter(|hierarchy| !hierarchy.controllers.is_empty()).collect()
+    lines
+        .filter(|hierarchy| !hierarchy.controllers.is_empty())
+        .collect()
 }
 
 #[cfg(test)]

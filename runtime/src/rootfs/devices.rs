@@ -30,7 +30,9 @@ pub(super) fn are_ours(spec: &Spec) -> bool {
     !spec.mounts().iter().flatten().any(|mount| {
         let options = mount.options().as_deref().unwrap_or_default();
         let bind = mount.typ().as_deref() == Some("bind")
-            || options.iter().any(|option| option == "bind" || option == "rbind");
+            || options
+                .iter()
+                .any(|option| option == "bind" || option == "rbind");
         bind && mount.destination() == Path::new("/dev")
     })
 }
@@ -40,9 +42,14 @@ pub(super) fn create(root: &Root, spec: &Spec) -> Result<()> {
     let dev = root.create_dir_all(Path::new("/dev"), 0o755)?;
     let umask = rustix::process::umask(Mode::empty());
     let linux = spec.linux().as_ref();
-    let named = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let named = linux
+        .and_then(|linux| linux.devices().as_deref())
+        .unwrap_or_default();
     for (name, major, minor) in DEFAULT {
-        if named.iter().any(|device| device.path() == &Path::new("/dev").join(name)) {
+        if named
+            .iter()
+            .any(|device| device.path() == &Path::new("/dev").join(name))
+        {
             continue;
         }
         let number = rustix::fs::makedev(major, minor);
@@ -83,7 +90,10 @@ fn make(root: &Root, device: &LinuxDevice) -> Result<()> {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::P => FileType::Fifo,
         LinuxDeviceType::A => {
-            return Err(Error::new(Kind::InvalidArgument, "a device cannot have the type \"a\""));
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                "a device cannot have the type \"a\"",
+            ));
         }
     };
     let number = |number: i64| {
@@ -99,9 +109,18 @@ fn make(root: &Root, device: &LinuxDevice) -> Result<()> {
     }
     let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
     if owner != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .context(|| "chown")?;
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(owner.0),
+            rustix::fs::Gid::from_raw(owner.1),
+        );
+        rustix::fs::chownat(
+            &parent,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .context(|| "chown")?;
     }
     Ok(())
 }
@@ -121,6 +140,9 @@ fn verify(
         && (kind == FileType::Fifo || stat.st_rdev == number);
     match same {
         true => Ok(()),
-        false => Err(Error::new(Kind::FailedPrecondition, "something else is there already")),
+        false => Err(Error::new(
+            Kind::FailedPrecondition,
+            "something else is there already",
+        )),
     }
 }

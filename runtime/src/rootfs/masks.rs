@@ -26,8 +26,7 @@ pub(crate) fn apply(root: &Root, spec: &Spec) -> Result<()> {
         return Ok(());
     };
     for path in linux.readonly_paths().iter().flatten() {
-        make_read_only(root, Path::new(path))
-            .context(|| format!("make {path:?} read-only"))?;
+        make_read_only(root, Path::new(path)).context(|| format!("make {path:?} read-only"))?;
     }
     let mut covers = Covers::default();
     for path in linux.masked_paths().iter().flatten() {
@@ -42,7 +41,10 @@ fn make_read_only(root: &Root, path: &Path) -> Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(errno).context(|| "open"),
     };
-    let read_only = Change { set: READ_ONLY, ..Change::default() };
+    let read_only = Change {
+        set: READ_ONLY,
+        ..Change::default()
+    };
     let tree = attach::clone_tree(place.as_fd(), c"", true).context(|| "clone")?;
     attach::change(&tree, &read_only)
         .and_then(|()| attach::attach(&tree, &place))
@@ -72,7 +74,9 @@ impl Covers {
             None => open_detached(&Mount {
                 fstype: "tmpfs".to_string(),
                 source: "tmpfs".to_string(),
-                options: ["ro", "nr_blocks=1", "nr_inodes=1"].map(str::to_string).to_vec(),
+                options: ["ro", "nr_blocks=1", "nr_inodes=1"]
+                    .map(str::to_string)
+                    .to_vec(),
                 ..Mount::default()
             })?,
         };
@@ -94,7 +98,10 @@ fn open_null(root: &Root) -> Result<OwnedFd> {
     let null = root.open(path, OFlags::PATH | OFlags::NOFOLLOW);
     let null = null.context(|| "open \"/dev/null\"")?;
     let stat = rustix::fs::fstat(&null).context(|| "stat \"/dev/null\"")?;
-    let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let number = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
     if FileType::from_raw_mode(stat.st_mode).is_char_device() && number == (1, 3) {
         return Ok(null);
     }

@@ -32,7 +32,10 @@ pub(crate) fn prepare(path: &Path, bundle: &Path, spec: &Spec) -> Result<Root> {
     let tree = tree.context(|| format!("clone root file system {path:?}"))?;
     if propagation.contains(MountPropagationFlags::SHARED) {
         // pivot_root(2) refuses a shared root; it becomes shared once it is the root.
-        let private = Change { propagation: PRIVATE, ..Change::default() };
+        let private = Change {
+            propagation: PRIVATE,
+            ..Change::default()
+        };
         attach::change(&tree, &private).context(|| "make the root file system private")?;
     }
     attach::attach(&tree, &place).context(|| format!("attach root file system {path:?}"))?;
@@ -76,7 +79,9 @@ pub(crate) fn propagation(spec: &Spec) -> Result<Option<MountPropagationFlags>> 
 
 /// Makes the mount that `path` is on private, so that nothing attached there appears on the host.
 fn unshare_parent(path: &Path) -> Result<()> {
-    let path = path.canonicalize().context(|| format!("resolve {path:?}"))?;
+    let path = path
+        .canonicalize()
+        .context(|| format!("resolve {path:?}"))?;
     for above in path.ancestors() {
         match rustix::mount::mount_change(above, MountPropagationFlags::PRIVATE) {
             Ok(()) => return Ok(()),
@@ -94,25 +99,34 @@ fn refuse_symlink(root: &Root, path: &str) -> Result<()> {
     let stat = match opened {
         Ok(file) => rustix::fs::fstat(file).context(|| format!("stat {path:?}"))?,
         Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(errno).context(|| format!("open {path:?} in the root file system")),
+        Err(errno) => {
+            return Err(errno).context(|| format!("open {path:?} in the root file system"));
+        }
     };
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     if kind.is_dir() {
         return Ok(());
     }
-    let message = format!("{path} of the root file system must be an ordinary directory, not a {kind:?}");
+    let message =
+        format!("{path} of the root file system must be an ordinary directory, not a {kind:?}");
     Err(Error::new(Kind::FailedPrecondition, message))
 }
 
 /// Sets what is to be so of the root once it has been entered.
 pub(crate) fn finish(root: &Root, spec: &Spec) -> Result<()> {
     if let Some(propagation) = propagation(spec)? {
-        let change = Change { propagation: u64::from(propagation.bits()), ..Change::default() };
+        let change = Change {
+            propagation: u64::from(propagation.bits()),
+            ..Change::default()
+        };
         attach::change(root.dir(), &change).context(|| "set the propagation of the root")?;
     }
     let readonly = spec.root().as_ref().and_then(|root| root.readonly());
     if readonly == Some(true) {
-        let change = Change { set: mounts::READ_ONLY, ..Change::default() };
+        let change = Change {
+            set: mounts::READ_ONLY,
+            ..Change::default()
+        };
         attach::change(root.dir(), &change).context(|| "make the root file system read-only")?;
     }
     Ok(())

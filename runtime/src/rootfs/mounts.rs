@@ -50,7 +50,9 @@ pub(super) fn mount(root: &Root, bundle: &Path, mount: &Mount, spec: &Spec) -> R
     }
     let place = root.create_dir_all(target, 0o755)?;
     let lower = match wanted.copy_up && fstype == "tmpfs" {
-        true => Some(attach::clone_tree(place.as_fd(), c"", false).context(|| "keep what is below")?),
+        true => {
+            Some(attach::clone_tree(place.as_fd(), c"", false).context(|| "keep what is below")?)
+        }
         false => None,
     };
     if is_dev(target) || lower.is_some() {
@@ -66,8 +68,13 @@ pub(super) fn mount(root: &Root, bundle: &Path, mount: &Mount, spec: &Spec) -> R
         }
     }
     if wanted.propagation.is_some() || wanted.recursive.set != 0 || wanted.recursive.clear != 0 {
-        let mounted = root.open(target, OFlags::PATH).context(|| "open the mount")?;
-        let plain = Wanted { flags: MountFlags::empty(), ..wanted };
+        let mounted = root
+            .open(target, OFlags::PATH)
+            .context(|| "open the mount")?;
+        let plain = Wanted {
+            flags: MountFlags::empty(),
+            ..wanted
+        };
         return change(&mounted, &plain);
     }
     Ok(())
@@ -88,7 +95,10 @@ pub(super) fn finish(root: &Root, spec: &Spec) -> Result<()> {
 }
 
 fn set_read_only(root: &Root, target: &Path) -> Result<()> {
-    let read_only = Change { set: READ_ONLY, ..Change::default() };
+    let read_only = Change {
+        set: READ_ONLY,
+        ..Change::default()
+    };
     root.open(target, OFlags::PATH)
         .and_then(|mounted| attach::change(&mounted, &read_only))
         .context(|| format!("make {target:?} read-only"))
@@ -100,23 +110,38 @@ fn is_dev(target: &Path) -> bool {
 }
 
 /// Mounts a file system on an open folder.
-pub(super) fn mount_on(place: &OwnedFd, fstype: &str, mount: &Mount, wanted: &Wanted) -> Result<()> {
-    let source = mount.source().as_deref().and_then(Path::to_str).unwrap_or(fstype);
+pub(super) fn mount_on(
+    place: &OwnedFd,
+    fstype: &str,
+    mount: &Mount,
+    wanted: &Wanted,
+) -> Result<()> {
+    let source = mount
+        .source()
+        .as_deref()
+        .and_then(Path::to_str)
+        .unwrap_or(fstype);
     let data = CString::new(wanted.data.join(","))
         .map_err(|_| Error::new(Kind::InvalidArgument, "a mount option has a NUL byte"))?;
     match attach::mount(place, fstype, source, wanted.flags, &data) {
         // A mqueue or the like that is not there to be relabelled or has an owner already.
         Ok(()) => Ok(()),
-        Err(errno) => {
-            Err(errno).context(|| format!("mount {fstype} with flags {:?} and data {data:?}", wanted.flags))
-        }
+        Err(errno) => Err(errno).context(|| {
+            format!(
+                "mount {fstype} with flags {:?} and data {data:?}",
+                wanted.flags
+            )
+        }),
     }
 }
 
 /// Attaches a copy of the mount that the source is on.
 fn bind(root: &Root, bundle: &Path, mount: &Mount, wanted: &Wanted) -> Result<OwnedFd> {
     let Some(source) = mount.source() else {
-        return Err(Error::new(Kind::InvalidArgument, "the bind mount has no source"));
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            "the bind mount has no source",
+        ));
     };
     let source = bundle.join(source);
     let path = CString::new(source.as_os_str().as_encoded_bytes())
@@ -138,7 +163,11 @@ fn bind(root: &Root, bundle: &Path, mount: &Mount, wanted: &Wanted) -> Result<Ow
 fn change(mount: &OwnedFd, wanted: &Wanted) -> Result<()> {
     let (set, clear) = attributes(wanted.flags);
     if set != 0 {
-        let change = Change { set, clear, ..Change::default() };
+        let change = Change {
+            set,
+            clear,
+            ..Change::default()
+        };
         attach::change(mount, &change).context(|| format!("set mount flags {:?}", wanted.flags))?;
     }
     if wanted.recursive.set != 0 || wanted.recursive.clear != 0 {
@@ -148,7 +177,11 @@ fn change(mount: &OwnedFd, wanted: &Wanted) -> Result<()> {
         let recursive = propagation.contains(MountPropagationFlags::REC);
         let kind = propagation.difference(MountPropagationFlags::REC);
         let propagation = u64::from(kind.bits());
-        let change = Change { propagation, recursive, ..Change::default() };
+        let change = Change {
+            propagation,
+            recursive,
+            ..Change::default()
+        };
         attach::change(mount, &change).context(|| format!("set propagation {kind:?}"))?;
     }
     Ok(())
@@ -178,7 +211,10 @@ pub(super) fn parse(mount: &Mount) -> Wanted {
         flags: parsed.flags,
         data: Vec::new(),
         propagation: parsed.propagation,
-        recursive: Change { recursive: true, ..Change::default() },
+        recursive: Change {
+            recursive: true,
+            ..Change::default()
+        },
         copy_up: false,
     };
     for option in parsed.data {
@@ -232,9 +268,18 @@ fn attributes(flags: MountFlags) -> (u64, u64) {
         (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
         (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
         (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
-        (MountFlags::STRICTATIME, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
-        (MountFlags::NODIRATIME, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
-        (MountFlags::NOSYMFOLLOW, MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW),
+        (
+            MountFlags::STRICTATIME,
+            MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        ),
+        (
+            MountFlags::NODIRATIME,
+            MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        ),
+        (
+            MountFlags::NOSYMFOLLOW,
+            MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
+        ),
     ];
     let set = pairs.into_iter().filter(|(flag, _)| flags.contains(*flag));
     let set = set.fold(0, |all, (_, attribute)| all | u64::from(attribute.bits()));

@@ -13,7 +13,8 @@ pub fn load(bundle: &Path) -> Result<Spec> {
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let message = format!("JSON specification file {path:?} not found: no such file or directory");
+            let message =
+                format!("JSON specification file {path:?} not found: no such file or directory");
             return Err(Error::new(Kind::NotFound, message));
         }
         Err(error) => return Err(error).context(|| format!("read {path:?}")),
@@ -34,7 +35,10 @@ pub fn load_process(path: &Path) -> Result<Process> {
 /// Checks what can be known to be wrong before anything is made.
 pub(crate) fn validate(spec: &Spec) -> Result<()> {
     if !spec.version().starts_with("1.") {
-        return invalid(format!("unsupported version {:?} of the specification", spec.version()));
+        return invalid(format!(
+            "unsupported version {:?} of the specification",
+            spec.version()
+        ));
     }
     if spec.root().is_none() {
         return invalid("root must be specified");
@@ -47,10 +51,20 @@ pub(crate) fn validate(spec: &Spec) -> Result<()> {
         return invalid("a container without a mount namespace of its own is not supported");
     }
     let uts = namespace(spec, LinuxNamespaceType::Uts).is_some();
-    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && !uts {
+    if spec
+        .hostname()
+        .as_ref()
+        .is_some_and(|name| !name.is_empty())
+        && !uts
+    {
         return invalid("unable to set hostname without a private UTS namespace");
     }
-    if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) && !uts {
+    if spec
+        .domainname()
+        .as_ref()
+        .is_some_and(|name| !name.is_empty())
+        && !uts
+    {
         return invalid("unable to set domainname without a private UTS namespace");
     }
     validate_namespaces(spec)?;
@@ -93,14 +107,18 @@ fn validate_namespaces(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
     let mapped = linux.is_some_and(|linux| {
         let uids = linux.uid_mappings().iter().flatten();
-        uids.chain(linux.gid_mappings().iter().flatten()).next().is_some()
+        uids.chain(linux.gid_mappings().iter().flatten())
+            .next()
+            .is_some()
     });
     match namespace(spec, LinuxNamespaceType::User) {
         Some(None) if !mapped => {
             return invalid("user namespaces enabled, but no uid or gid mappings found");
         }
         None if mapped => {
-            return invalid("user namespace mappings specified, but user namespace isn't enabled in the config");
+            return invalid(
+                "user namespace mappings specified, but user namespace isn't enabled in the config",
+            );
         }
         _ => {}
     }
@@ -116,11 +134,21 @@ fn validate_namespaces(spec: &Spec) -> Result<()> {
 /// Refuses kernel parameters that are the host's too.
 fn validate_sysctls(spec: &Spec) -> Result<()> {
     const IPC: [&str; 10] = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
-        "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced", "kernel.msg_next_id",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.msg_next_id",
         "kernel.sem_next_id",
     ];
-    let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let sysctls = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.sysctl().as_ref());
     for name in sysctls.into_iter().flatten().map(|(name, _)| name) {
         let dotted = name.replace('/', ".");
         let wanted = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
@@ -130,10 +158,14 @@ fn validate_sysctls(spec: &Spec) -> Result<()> {
         } else if ["kernel.domainname", "kernel.hostname"].contains(&dotted.as_str()) {
             LinuxNamespaceType::Uts
         } else {
-            return invalid(format!("sysctl {name:?} is not in a separate kernel namespace"));
+            return invalid(format!(
+                "sysctl {name:?} is not in a separate kernel namespace"
+            ));
         };
         if dotted.contains("..") || namespace(spec, wanted).is_none() {
-            return invalid(format!("sysctl {name:?} is not allowed in the hosts {wanted} namespace"));
+            return invalid(format!(
+                "sysctl {name:?} is not allowed in the hosts {wanted} namespace"
+            ));
         }
     }
     Ok(())
