@@ -1,8 +1,16 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: test lint deny peers
+.PHONY: test demo bench lint deny peers
 
 test:
 	@bash tests/run
+
+# The engine end to end, from a release build to nothing left behind.
+demo:
+	@bash demo/run
+
+# The table of ratios against Debian's newest containerd, runc and crun.
+bench:
+	@bash bench/run
 
 # The foreign programs that test, demo and bench need; they call it themselves.
 peers:

@@ -8,6 +8,8 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
 /// Bytes with the digest and the media type by which a manifest names them.
 #[derive(Debug, Clone)]
 pub struct Blob {
@@ -49,15 +51,23 @@ pub struct Image {
 /// What an image is made of.
 #[derive(Debug, Clone, Default)]
 pub struct Recipe {
-    layers: Vec<Vec<u8>>,
+    layers: Vec<(String, Blob)>,
     config: serde_json::Map<String, Value>,
     architecture: Option<String>,
 }
 
 impl Recipe {
-    /// Adds an uncompressed layer.
+    /// Adds an uncompressed layer, which the image will have compressed.
     pub fn layer(mut self, tar: Vec<u8>) -> Recipe {
-        self.layers.push(tar);
+        self.layers
+            .push((digest(&tar), Blob::new(LAYER, gzip(&tar))));
+        self
+    }
+
+    /// Adds a layer that is compressed already.
+    pub fn gzip_layer(mut self, bytes: Vec<u8>) -> Recipe {
+        self.layers
+            .push((digest(&gunzip(&bytes)), Blob::new(LAYER, bytes)));
         self
     }
 
@@ -73,15 +83,9 @@ impl Recipe {
         self
     }
 
-    /// Compresses the layers and writes configuration and manifest.
+    /// Writes configuration and manifest.
     pub fn build(self) -> Image {
-        let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
-        let diff_ids: Vec<String> = self.layers.iter().map(|tar| digest(tar)).collect();
-        let layers: Vec<Blob> = self
-            .layers
-            .iter()
-            .map(|tar| Blob::new(media_type, gzip(tar)))
-            .collect();
+        let (diff_ids, layers): (Vec<String>, Vec<Blob>) = self.layers.into_iter().unzip();
         let history: Vec<Value> = layers
             .iter()
             .map(|_| json!({"created_by": "tests"}))

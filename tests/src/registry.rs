@@ -76,33 +76,7 @@ impl Registry {
 
     /// Pushes an image and returns the reference by which to pull it.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) -> String {
-        for blob in image.blobs() {
-            let start = format!("/v2/{repository}/blobs/uploads/");
-            let answer = request(self.address, "POST", &start, &[], b"").expect("start an upload");
-            assert_eq!(answer.status, 202, "{answer:?}");
-            let location = answer.header("location").expect("an upload has a place");
-            let path = location
-                .split_once("//")
-                .map_or(location, |(_, rest)| &rest[rest.find('/').unwrap_or(0)..]);
-            let separator = if path.contains('?') { '&' } else { '?' };
-            let target = format!("{path}{separator}digest={}", blob.digest);
-            let headers = [("Content-Type", "application/octet-stream")];
-            let answer = request(self.address, "PUT", &target, &headers, &blob.bytes)
-                .expect("upload a blob");
-            assert_eq!(answer.status, 201, "{answer:?}");
-        }
-        let target = format!("/v2/{repository}/manifests/{tag}");
-        let headers = [("Content-Type", image.manifest.media_type.as_str())];
-        let answer = request(
-            self.address,
-            "PUT",
-            &target,
-            &headers,
-            &image.manifest.bytes,
-        )
-        .expect("push a manifest");
-        assert_eq!(answer.status, 201, "{answer:?}");
-        format!("{}/{repository}:{tag}", self.address)
+        push(self.address, repository, tag, image)
     }
 }
 
@@ -117,6 +91,32 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Pushes an image to a registry without TLS and returns the reference by which to pull it.
+pub fn push(address: SocketAddr, repository: &str, tag: &str, image: &Image) -> String {
+    for blob in image.blobs() {
+        let start = format!("/v2/{repository}/blobs/uploads/");
+        let answer = request(address, "POST", &start, &[], b"").expect("start an upload");
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let location = answer.header("location").expect("an upload has a place");
+        let path = match location.split_once("//") {
+            Some((_, rest)) => &rest[rest.find('/').unwrap_or(0)..],
+            None => location,
+        };
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let target = format!("{path}{separator}digest={}", blob.digest);
+        let headers = [("Content-Type", "application/octet-stream")];
+        let answer =
+            request(address, "PUT", &target, &headers, &blob.bytes).expect("upload a blob");
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let target = format!("/v2/{repository}/manifests/{tag}");
+    let headers = [("Content-Type", image.manifest.media_type.as_str())];
+    let answer =
+        request(address, "PUT", &target, &headers, &image.manifest.bytes).expect("push a manifest");
+    assert_eq!(answer.status, 201, "{answer:?}");
+    format!("{address}/{repository}:{tag}")
 }
 
 #[derive(Debug)]
