@@ -30,6 +30,11 @@ use crate::metadata::{Containers, Images, Leases, Namespaces, Store};
 use crate::plugins::{Plugin, Plugins};
 use crate::services;
 use crate::snapshots::Snapshots;
+use crate::tasks::bundle::Folders;
+use crate::tasks::command::Caller;
+use crate::tasks::resolve::Resolver;
+use crate::tasks::shims::Shims;
+use crate::tasks::{self, Tasks};
 
 /// Windows that let whole chunks of content travel without waiting for leave.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -41,6 +46,8 @@ const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
+const RUNTIME: &str = "io.containerd.runtime.v2";
+const SHIM: &str = "io.containerd.shim.v1";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 
 /// Sets the largest message of a server, in both directions.
@@ -72,6 +79,7 @@ pub struct Parts {
     pub leases: Leases,
     pub snapshots: Snapshots,
     pub collector: Collector,
+    pub tasks: Tasks,
 }
 
 /// Builds the daemon that `config` asks for; it must be called within a tokio runtime.
@@ -113,14 +121,25 @@ pub fn build(config: &Config) -> Result<App> {
     tokio::spawn(collector.clone().run(config.gc.clone()));
     plugins.record(Plugin::new(GC, "scheduler").requires(&[METADATA]));
 
+    let containers = Containers::new(store.clone(), events.clone());
+    let tasks = Tasks::new(shims(config, events.clone())?, containers.clone());
+    plugins.record(Plugin::new(SHIM, "manager").requires(&[EVENT, METADATA]));
+    plugins.record(
+        Plugin::new(RUNTIME, "task")
+            .requires(&[SHIM])
+            .native()
+            .export("log-uri-schemes", "fifo,binary,file"),
+    );
+
     let parts = Parts {
         namespaces: Namespaces::new(store.clone(), events.clone()),
         images: Images::new(store.clone(), events.clone()),
-        containers: Containers::new(store.clone(), events.clone()),
+        containers,
         leases: Leases::new(store.clone()),
         content,
         snapshots,
         collector,
+        tasks,
         store,
         events,
     };
@@ -135,6 +154,25 @@ pub fn build(config: &Config) -> Result<App> {
 }
 
 type Open<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>;
+
+/// Returns the shims, of which none is known yet.
+fn shims(config: &Config, events: Arc<Exchange>) -> Result<Shims> {
+    let settings = tasks::Config::read(config.plugins.get(tasks::config::PLUGIN))?;
+    let folders = Folders::open(&config.root, &config.state)?;
+    let resolver = Resolver {
+        named: settings.shims,
+        ours: settings.shim,
+        ..Resolver::from_environment()
+    };
+    let caller = Caller {
+        address: text(&config.grpc.path),
+        ttrpc_address: text(&config.ttrpc.path),
+        env: settings.env,
+        debug: ["debug", "trace"].contains(&config.log_level.as_str()),
+        version: services::version::VERSION,
+    };
+    Ok(Shims::new(folders, resolver, caller, events))
+}
 
 /// Opens the snapshotters; one that this machine cannot have is in the plugin table with its error.
 fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<dyn Snapshotter>> {
@@ -187,6 +225,8 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
     services.add("namespaces", &[METADATA], limited!(namespaces, limit));
     let snapshots = services::snapshots::server(parts.snapshots.clone());
     services.add("snapshots", &[METADATA], limited!(snapshots, limit));
+    let tasks = services::tasks::server(parts.tasks.clone());
+    services.add("tasks", &[RUNTIME], limited!(tasks, limit));
     services.add("version", &[], services::version::server());
 
     services.plugins.record(Plugin::new(GRPC, "introspection"));
@@ -199,6 +239,19 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
 }
 
 impl App {
+    /// Takes the shims' events from now on, and finds the tasks of an earlier daemon.
+    pub async fn start(&self, config: &Config) -> Result<()> {
+        let listener = listen::bind(&config.ttrpc)?;
+        let server = services::ttrpc_events::server(self.parts.tasks.shims().clone());
+        tokio::spawn(async move {
+            let served = server.serve(&listener, std::future::pending()).await;
+            if let Err(error) = served {
+                tracing::error!("take events of shims: {error}");
+            }
+        });
+        self.parts.tasks.reload().await
+    }
+
     /// Serves gRPC on `listener` until `shutdown` is ready and what was being answered by then is.
     pub async fn serve(
         self,

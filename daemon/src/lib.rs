@@ -19,3 +19,4 @@ pub mod notify;
 pub mod plugins;
 pub mod services;
 pub mod snapshots;
+pub mod tasks;

@@ -103,6 +103,7 @@ async fn serve(config: &Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context(|| "handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "handle SIGINT")?;
     let app = app::build(config)?;
+    app.start(config).await?;
     let listener = listen::bind(&config.grpc)?;
     tracing::info!(address = ?config.grpc.path, version = VERSION, revision = REVISION, "serving");
     notify::send(std::env::var_os(notify::SOCKET_VARIABLE), "READY=1")?;

@@ -68,14 +68,15 @@ impl Namespaces {
         Ok(labels)
     }
 
-    /// Sets labels: those that `paths` name, or, without paths, all; a namespace that is not there is made.
+    /// Sets labels: those that `paths` name, or, without paths, all that are in `labels`.
     pub fn update(&self, name: &str, labels: Labels, paths: Vec<String>) -> Result<Labels> {
         labels::validate_identifier(name)?;
         labels::validate("namespace", &labels)?;
         let key = name.to_owned();
         let updated = self.store.write(move |tx| {
-            let known: Option<Namespace> = tx.get(Table::Namespaces, &key, "")?;
-            let mut namespace = known.unwrap_or_default();
+            let mut namespace: Namespace = tx
+                .get(Table::Namespaces, &key, "")?
+                .ok_or_else(|| not_found("namespace", &key))?;
             for path in &paths {
                 if !labels::apply_mask(&mut namespace.labels, &labels, path) {
                     return Err(invalid(format!(
@@ -84,7 +85,7 @@ impl Namespaces {
                 }
             }
             if paths.is_empty() {
-                namespace.labels = labels;
+                namespace.labels.extend(labels);
                 labels::drop_empty(&mut namespace.labels);
             }
             tx.put(Table::Namespaces, &key, "", &namespace)?;

@@ -9,6 +9,8 @@ pub mod introspection;
 pub mod leases;
 pub mod namespaces;
 pub mod snapshots;
+pub mod tasks;
+pub mod ttrpc_events;
 pub mod version;
 
 use std::collections::HashMap;

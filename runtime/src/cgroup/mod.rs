@@ -12,8 +12,6 @@ mod freezer;
 mod hierarchy;
 mod oom;
 pub mod stats;
-#[cfg(test)]
-mod tests;
 mod tree;
 mod v1;
 mod v2;

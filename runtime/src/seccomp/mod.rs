@@ -7,6 +7,8 @@
 mod abi;
 mod assembler;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 

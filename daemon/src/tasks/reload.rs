@@ -1,0 +1,117 @@
+//! After a restart: the shims of the earlier daemon are found by their bundles and connected to again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api_protos::containerd::task::v3::StateRequest;
+use futures_util::{StreamExt, stream};
+
+use super::bundle::Bundle;
+use super::log;
+use super::shim::Shim;
+use super::shims::Shims;
+use crate::blocking::blocking;
+use crate::context;
+use crate::error::{Error, Kind, Result};
+use crate::metadata::Containers;
+
+/// How many bundles are looked at at a time.
+const CONCURRENT: usize = 64;
+/// How long a shim may take to answer its first question.
+const LOAD: Duration = Duration::from_secs(5);
+
+impl Shims {
+    /// Connects to all shims that still run, and cleans up after those that do not.
+    pub async fn reload(&self, containers: &Containers) -> Result<()> {
+        let folders = self.folders().clone();
+        let bundles = blocking(move || folders.list()).await?;
+        stream::iter(bundles)
+            .for_each_concurrent(CONCURRENT, |bundle| self.load(bundle, containers))
+            .await;
+        let shims = self.clone();
+        blocking(move || {
+            let lives = |namespace: &str, id: &str| shims.get(namespace, id).is_ok();
+            shims.folders().sweep(lives)
+        })
+        .await
+    }
+
+    async fn load(&self, bundle: Bundle, containers: &Containers) {
+        let (namespace, id) = (&bundle.namespace, &bundle.id);
+        let Ok(hold) = self.hold(namespace, id) else {
+            return;
+        };
+        if bundle.is_blank() {
+            return self.remove(&bundle).await;
+        }
+        let binary = match self.binary(&bundle, containers) {
+            Ok(binary) => binary,
+            Err(error) => {
+                tracing::error!(
+                    ns = namespace,
+                    id,
+                    "remove a bundle without a shim: {error:#}"
+                );
+                return self.remove(&bundle).await;
+            }
+        };
+        match self.reconnect(&bundle, binary.clone()).await {
+            Ok(shim) => match has_task(&shim).await {
+                true => {
+                    tracing::debug!(ns = namespace, id, "found a task again");
+                    self.publish(hold, shim);
+                }
+                false => self.end(shim).await,
+            },
+            Err(error) => {
+                tracing::warn!(
+                    ns = namespace,
+                    id,
+                    "clean up after a shim that is gone: {error:#}"
+                );
+                self.lost(&bundle, &binary).await;
+            }
+        }
+    }
+
+    async fn reconnect(&self, bundle: &Bundle, binary: PathBuf) -> Result<Shim> {
+        let endpoint = bundle
+            .endpoint()?
+            .ok_or_else(|| Error::new(Kind::NotFound, "the shim never said where it listens"))?;
+        let log = log::follow(bundle)
+            .inspect_err(|error| tracing::warn!(id = bundle.id, "{error:#}"))
+            .ok();
+        Shim::connect(bundle.clone(), binary, &endpoint, log).await
+    }
+
+    /// Returns the executable of a bundle's shim: as written down, or by the runtime of the container.
+    fn binary(&self, bundle: &Bundle, containers: &Containers) -> Result<PathBuf> {
+        if let Some(path) = bundle.binary()? {
+            return self.resolver().resolve(&path.to_string_lossy());
+        }
+        let context = context::Context::new(&bundle.namespace)?;
+        let container = containers.get(&context, &bundle.id)?;
+        self.resolver().resolve(&container.runtime)
+    }
+}
+
+/// Returns whether the shim has its task. One that does not answer may well have it, and is kept.
+async fn has_task(shim: &Shim) -> bool {
+    let request = StateRequest {
+        id: shim.bundle.id.clone(),
+        ..StateRequest::default()
+    };
+    let state = shim
+        .call(Some(LOAD), |client, call| {
+            let request = request.clone();
+            async move { client.state(&call, &request).await }
+        })
+        .await;
+    match state {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(id = shim.bundle.id, "ask a shim for its task: {error:#}");
+            error.kind() != Kind::NotFound
+        }
+    }
+}
