@@ -1,110 +1,238 @@
 //! A container: what can be done with it, from its creation to its deletion.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxResources, Spec};
-use sys::{Error, Kind, Result};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use sys::process::Stat;
+use sys::{Context, Kind, Result};
 
+use crate::cgroup::{Cgroup, stats::Stats};
+use crate::exec::refused;
 use crate::options::{CreateOptions, ExecOptions, Process};
+use crate::record::{self, Dir, Record};
 use crate::state::{State, Status};
+use crate::{create, exec, hooks, wording};
 
 /// A container that exists: its record on disk and, until it exits, its first process.
 #[derive(Debug)]
 pub struct Container {
-    dir: PathBuf,
-    pid: i32,
-    spec: Spec,
-    bundle: PathBuf,
+    dir: Dir,
+    record: Record,
 }
 
 impl Container {
     /// Creates a container whose first process has everything but waits for [`Container::start`] to run its program.
     pub fn create(options: &CreateOptions) -> Result<(Self, Process)> {
-        Err(missing(&format!("create {:?}", options.id)))
+        let (dir, record, process) = create::create(options)?;
+        Ok((Self { dir, record }, process))
     }
 
     /// Loads a container that any process has created in `root`.
     pub fn load(root: &Path, id: &str) -> Result<Self> {
-        Err(missing(&format!("load {id:?} from {root:?}")))
+        let (dir, record) = Dir::load(root, id)?;
+        Ok(Self { dir, record })
     }
 
     /// Lets the first process run its program.
     pub fn start(&self) -> Result<()> {
-        Err(missing("start"))
+        match self.status()? {
+            Status::Created => {}
+            Status::Stopped => return Err(refused("cannot start a container that has stopped")),
+            _ => return Err(refused("cannot start an already running container")),
+        }
+        if !self.dir.open_gate()? {
+            return Err(refused("cannot start a container that has stopped"));
+        }
+        let poststart = hooks::poststart(&self.record.spec);
+        if poststart.is_empty() {
+            return Ok(());
+        }
+        let state = self.hook_state(Status::Running)?;
+        hooks::run(poststart, "poststart", &state)
     }
 
     /// Runs a further process in the container.
     pub fn exec(&self, options: &ExecOptions) -> Result<Process> {
-        Err(missing(&format!("exec {:?}", options.process.args())))
+        if self.cgroup().is_frozen().unwrap_or(false) {
+            return Err(refused("cannot exec in a paused container"));
+        }
+        let init = match exec::open_init(&self.record) {
+            Err(error) if error.kind() == Kind::NotFound => {
+                return Err(refused("cannot exec in a stopped container"));
+            }
+            init => init?,
+        };
+        exec::exec(&self.record, init, options)
     }
 
     /// Sends a signal to the first process, or to `all` processes of the container.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        Err(missing(&format!("kill {signal} {all}")))
+        if all {
+            return self.cgroup().kill_all(signal);
+        }
+        let init = exec::open_init(&self.record)?;
+        match sys::process::signal(&init, signal) {
+            Ok(()) => {}
+            Err(Errno::SRCH) => return Err(wording::not_running()),
+            Err(errno) => {
+                return Err(errno)
+                    .context(|| format!("send signal {signal} to process {}", self.record.pid));
+            }
+        }
+        // A frozen process of cgroup v1 dies only once it is thawed.
+        if signal == Signal::KILL.as_raw() && self.cgroup().is_frozen().unwrap_or(false) {
+            return self.cgroup().thaw();
+        }
+        Ok(())
     }
 
     /// Freezes all processes.
     pub fn pause(&self) -> Result<()> {
-        Err(missing("pause"))
+        match self.status()? {
+            Status::Running | Status::Created => self.cgroup().freeze(),
+            _ => Err(refused("container not running or created: cannot pause")),
+        }
     }
 
     /// Thaws all processes.
     pub fn resume(&self) -> Result<()> {
-        Err(missing("resume"))
+        match self.status()? {
+            Status::Paused => self.cgroup().thaw(),
+            _ => Err(refused("container not paused")),
+        }
     }
 
     /// Changes limits of the container's control group; what `resources` leaves out stays.
     pub fn update(&mut self, resources: &LinuxResources) -> Result<()> {
-        Err(missing(&format!("update {:?}", resources.pids())))
+        if self.status()? == Status::Stopped {
+            return Err(wording::not_running());
+        }
+        self.cgroup().update(resources)
     }
 
     /// Deletes a stopped container, its control group and its record; `force` kills one that is not stopped.
     pub fn delete(self, force: bool) -> Result<()> {
-        Err(missing(&format!("delete {force}")))
+        let status = self.status()?;
+        if status != Status::Stopped {
+            if !force && status != Status::Created {
+                let id = &self.record.id;
+                let message = format!("cannot delete container {id} that is not stopped: {status}");
+                return Err(refused(&message));
+            }
+            self.end()?;
+        }
+        // Processes of a container without its own pid namespace outlive the first one.
+        self.cgroup().kill_all(Signal::KILL.as_raw())?;
+        self.cgroup().remove()?;
+        self.dir.remove()?;
+        let poststop = hooks::poststop(&self.record.spec);
+        if poststop.is_empty() {
+            return Ok(());
+        }
+        hooks::run(poststop, "poststop", &self.hook_state(Status::Stopped)?)
+    }
+
+    /// Kills all processes and waits until the first one has exited.
+    fn end(&self) -> Result<()> {
+        let init = match exec::open_init(&self.record) {
+            Ok(init) => init,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.cgroup().kill_all(Signal::KILL.as_raw())?;
+        match sys::process::signal(&init, Signal::KILL.as_raw()) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno).context(|| "kill the first process"),
+        }
+        let _ = self.cgroup().thaw();
+        sys::process::wait_exit(&init, std::time::Duration::from_secs(10))
     }
 
     /// Returns the numbers of all processes of the container.
     pub fn pids(&self) -> Result<Vec<i32>> {
-        Err(missing("pids"))
+        self.cgroup().pids()
+    }
+
+    /// Returns what the container uses.
+    pub fn stats(&self) -> Result<Stats> {
+        self.cgroup().stats()
     }
 
     /// Returns where the container is in its life.
     pub fn status(&self) -> Result<Status> {
-        Err(missing("status"))
+        let alive = Stat::read(self.record.pid)
+            .is_some_and(|stat| stat.is_alive() && stat.start_time == self.record.start_time);
+        Ok(if !alive {
+            Status::Stopped
+        } else if self.cgroup().is_frozen().unwrap_or(false) {
+            Status::Paused
+        } else if self.dir.has_gate() {
+            Status::Created
+        } else {
+            Status::Running
+        })
     }
 
     /// Returns the container's state as the specification has it.
     pub fn state(&self) -> Result<State> {
-        Err(missing("state"))
+        let status = self.status()?;
+        let pid = if status == Status::Stopped {
+            0
+        } else {
+            self.record.pid
+        };
+        Ok(State::new(&self.record, status, pid))
+    }
+
+    fn hook_state(&self, status: Status) -> Result<String> {
+        let pid = if status == Status::Stopped {
+            0
+        } else {
+            self.record.pid
+        };
+        let state = State::new(&self.record, status, pid);
+        serde_json::to_string(&state)
+            .map_err(|error| sys::Error::other("encode state for hooks", error))
     }
 
     /// Returns the container's name.
     pub fn id(&self) -> &str {
-        let name = self.dir.file_name().and_then(|name| name.to_str());
-        name.unwrap_or_default()
+        &self.record.id
     }
 
     /// Returns the number of the first process, which may have exited.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.record.pid
     }
 
     /// Returns the configuration the container was created with.
     pub fn spec(&self) -> &Spec {
-        &self.spec
+        &self.record.spec
     }
 
     /// Returns the folder the container was created from.
     pub fn bundle(&self) -> &Path {
-        &self.bundle
+        &self.record.bundle
+    }
+
+    /// Returns the container's control group.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.record.cgroup
     }
 }
 
 /// Returns the containers that `root` has a record of.
 pub fn list(root: &Path) -> Result<Vec<Container>> {
-    Err(missing(&format!("list {root:?}")))
-}
-
-fn missing(what: &str) -> Error {
-    Error::new(Kind::Unimplemented, format!("{what} is not there yet"))
+    let mut containers = Vec::new();
+    for name in record::names(root)? {
+        match Container::load(root, &name) {
+            Ok(container) => containers.push(container),
+            // It is just being created, or deleted.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(containers)
 }

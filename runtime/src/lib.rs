@@ -5,12 +5,24 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod clock;
 mod container;
+mod create;
+mod exec;
+mod hooks;
+mod init;
 mod options;
+mod record;
+mod rootfs;
 pub mod seccomp;
+pub mod spec;
 mod state;
+mod sync;
+mod wording;
 
+pub use clock::now;
 pub use container::{Container, list};
 pub use oci_spec;
 pub use options::{CreateOptions, ExecOptions, Io, Process};
-pub use state::{State, Status};
+pub use state::{SPEC_VERSION, State, Status};
+pub use wording::render;

@@ -24,6 +24,8 @@ pub struct CreateOptions {
     pub no_new_keyring: bool,
     /// How many descriptors after stderr the first process inherits.
     pub preserve_fds: u32,
+    /// How many of those are sockets that the process finds by `LISTEN_FDS`.
+    pub listen_fds: u32,
 }
 
 impl CreateOptions {
@@ -42,6 +44,7 @@ impl CreateOptions {
             no_pivot: false,
             no_new_keyring: false,
             preserve_fds: 0,
+            listen_fds: 0,
         }
     }
 }

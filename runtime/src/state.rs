@@ -6,6 +6,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::Record;
+
+/// The version of the specification that this implements.
+pub const SPEC_VERSION: &str = "1.2.1";
+
 /// Where a container is in its life.
 ///
 /// ```text
@@ -62,4 +67,21 @@ pub struct State {
     pub annotations: HashMap<String, String>,
     /// The user who created it.
     pub owner: String,
+}
+
+impl State {
+    /// Returns the state of a container by its record.
+    pub(crate) fn new(record: &Record, status: Status, pid: i32) -> Self {
+        Self {
+            oci_version: SPEC_VERSION.to_string(),
+            id: record.id.clone(),
+            pid,
+            status,
+            bundle: record.bundle.clone(),
+            rootfs: record.rootfs.clone(),
+            created: record.created.clone(),
+            annotations: record.spec.annotations().clone().unwrap_or_default(),
+            owner: record.owner.clone(),
+        }
+    }
 }

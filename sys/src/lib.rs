@@ -1,10 +1,19 @@
 //! The kernel as safe functions: the only crate with `unsafe`. It knows nothing of containers' protocols.
 #![allow(unsafe_code)]
 
+pub mod attach;
 pub mod bpf;
+pub mod console;
 pub mod error;
+pub mod fdpass;
 pub mod fs;
+pub mod keyring;
 pub mod mount;
+pub mod namespace;
+pub mod path;
+pub mod process;
+pub mod procfs;
 pub mod seccomp;
+pub mod signals;
 
 pub use error::{Context, Error, Kind, Result};

@@ -30,6 +30,9 @@ pub mod time;
 
 use scan::{Kind, Node};
 
+/// What a collection counts for at least, so that the next one is not at once.
+const SHORTEST: Duration = Duration::from_millis(5);
+
 /// When to collect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -142,7 +145,7 @@ impl Collector {
 /// Returns how long to wait after a collection so that collecting takes no more than `share` of the time.
 fn pause(took: Duration, share: f64) -> Duration {
     let share = share.clamp(0.001, 0.5);
-    took.mul_f64(1.0 / share - 1.0).max(Duration::from_secs(1))
+    took.max(SHORTEST).mul_f64(1.0 / share - 1.0)
 }
 
 impl Inner {

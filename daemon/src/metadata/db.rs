@@ -222,10 +222,9 @@ fn run<T>(
     if result.is_err() || tx.staged.is_empty() {
         return (result, Changed::default());
     }
-    let removals = tx.staged.values().filter(|bytes| bytes.is_none()).count() as u64;
     let changed = Changed {
         any: true,
-        removals,
+        removals: tx.removals(),
     };
     match tx.apply() {
         Ok(()) => (result, changed),
@@ -452,6 +451,23 @@ impl Tx<'_, '_> {
         let key = (Table::Meta, String::new(), "sequence".to_owned());
         self.staged.insert(key, Some(next.to_string().into_bytes()));
         Ok(next)
+    }
+
+    /// Returns by how many objects, or holds on objects, there will be less; one that only gets a new name is none.
+    fn removals(&self) -> u64 {
+        let mut removals: BTreeMap<Table, i64> = BTreeMap::new();
+        for ((table, ..), bytes) in &self.staged {
+            let less = if bytes.is_none() { 1 } else { -1 };
+            *removals.entry(*table).or_default() += less;
+        }
+        let counts = |table: &Table| {
+            !matches!(
+                table,
+                Table::Meta | Table::Namespaces | Table::Ingests | Table::SnapshotChildren
+            )
+        };
+        removals.retain(|table, less| counts(table) && *less > 0);
+        removals.values().sum::<i64>() as u64
     }
 
     fn apply(&mut self) -> Result<()> {

@@ -68,15 +68,14 @@ impl Namespaces {
         Ok(labels)
     }
 
-    /// Sets labels: those that `paths` name, or, without paths, all that are in `labels`.
+    /// Sets labels: those that `paths` name, or, without paths, all; a namespace that is not there is made.
     pub fn update(&self, name: &str, labels: Labels, paths: Vec<String>) -> Result<Labels> {
         labels::validate_identifier(name)?;
         labels::validate("namespace", &labels)?;
         let key = name.to_owned();
         let updated = self.store.write(move |tx| {
-            let mut namespace: Namespace = tx
-                .get(Table::Namespaces, &key, "")?
-                .ok_or_else(|| not_found("namespace", &key))?;
+            let known: Option<Namespace> = tx.get(Table::Namespaces, &key, "")?;
+            let mut namespace = known.unwrap_or_default();
             for path in &paths {
                 if !labels::apply_mask(&mut namespace.labels, &labels, path) {
                     return Err(invalid(format!(
@@ -85,7 +84,7 @@ impl Namespaces {
                 }
             }
             if paths.is_empty() {
-                namespace.labels.extend(labels);
+                namespace.labels = labels;
                 labels::drop_empty(&mut namespace.labels);
             }
             tx.put(Table::Namespaces, &key, "", &namespace)?;

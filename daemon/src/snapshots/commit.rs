@@ -10,7 +10,7 @@
 use api_protos::containerd::events::SnapshotCommit;
 use snapshotter::{CommitOptions, Snapshotter};
 
-use super::{Snapshots, at, child, find, inherited, resource};
+use super::{Snapshots, at, child, find, find_parent, inherited, resource};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result, already_exists, invalid};
 use crate::labels::{self, Labels};
@@ -93,7 +93,7 @@ impl Commit {
             tx.put(Table::Snapshots, namespace, &at(sn, &self.key), &record)?;
         }
         let rebased = match self.rebased(&record) {
-            true => find(tx, namespace, sn, &self.parent)?.backend,
+            true => find_parent(tx, namespace, sn, &self.parent)?.backend,
             false => String::new(),
         };
         Ok(Some(Names {
@@ -138,7 +138,7 @@ impl Commit {
             record.parent.clone_from(&self.parent);
         }
         if !record.parent.is_empty() {
-            find(tx, namespace, sn, &record.parent).map_err(|error| error.context("parent"))?;
+            find_parent(tx, namespace, sn, &record.parent)?;
             let child = child(sn, &record.parent, &self.name);
             tx.put_key(Table::SnapshotChildren, namespace, &child)?;
         }

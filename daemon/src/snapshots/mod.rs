@@ -325,7 +325,7 @@ impl New {
             return Err(already_exists("snapshot", &self.key));
         }
         if !self.parent.is_empty() {
-            find(tx, namespace, sn, &self.parent).map_err(|error| error.context("parent"))?;
+            find_parent(tx, namespace, sn, &self.parent)?;
             let child = child(sn, &self.parent, &self.key);
             tx.put_key(Table::SnapshotChildren, namespace, &child)?;
         }
@@ -413,6 +413,21 @@ fn find(view: &impl Read, namespace: &str, snapshotter: &str, key: &str) -> Resu
             Error::new(
                 ErrorKind::NotFound,
                 format!("snapshot {key} does not exist"),
+            )
+        })
+}
+
+fn find_parent(
+    view: &impl Read,
+    namespace: &str,
+    snapshotter: &str,
+    key: &str,
+) -> Result<Snapshot> {
+    view.get(Table::Snapshots, namespace, &at(snapshotter, key))?
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("parent snapshot {key} does not exist"),
             )
         })
 }

@@ -220,3 +220,91 @@ fn unescape(field: &[u8]) -> PathBuf {
     }
     PathBuf::from(OsStr::from_bytes(&plain))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V2: &str =
+        "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const HYBRID: &str = "\
+        31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+        32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:1 master:2 - cgroup cgroup rw,cpu,cpuacct\n\
+        33 31 0:30 /docker/x /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices\n\
+        34 31 0:31 / /a\\040b/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+        35 31 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+        36 31 0:30 /docker/x /mnt/devices rw - cgroup cgroup rw,devices\n";
+
+    fn paths(mountinfo: &str, own: &str, inner: &str) -> BTreeMap<String, PathBuf> {
+        let host = Host::parse(mountinfo.as_bytes(), own.as_bytes()).unwrap();
+        host.paths(Path::new(inner)).unwrap()
+    }
+
+    #[test]
+    fn a_hybrid_host_has_the_first_mount_of_each_hierarchy() {
+        let own = "4:cpu,cpuacct:/me\n3:devices:/docker/x/me\n1:name=systemd:/me\n0::/\n";
+        let found = paths(HYBRID, own, "/group");
+        let expected = [
+            ("", "/sys/fs/cgroup/unified/group"),
+            ("cpu", "/sys/fs/cgroup/cpu,cpuacct/group"),
+            ("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/group"),
+            ("devices", "/sys/fs/cgroup/devices/group"),
+            ("name=systemd", "/a b/systemd/group"),
+        ];
+        let expected =
+            expected.map(|(controller, path)| (controller.to_owned(), PathBuf::from(path)));
+        assert_eq!(found, BTreeMap::from(expected));
+
+        let below = paths(HYBRID, own, "group");
+        assert_eq!(
+            below["cpu"],
+            Path::new("/sys/fs/cgroup/cpu,cpuacct/me/group")
+        );
+        // The mount shows only a part of the hierarchy.
+        assert_eq!(
+            below["devices"],
+            Path::new("/sys/fs/cgroup/devices/me/group")
+        );
+    }
+
+    #[test]
+    fn on_v2_a_relative_group_is_beside_the_callers() {
+        let own = "0::/user.slice/session-1.scope\n";
+        assert_eq!(
+            paths(V2, own, "group")[UNIFIED],
+            Path::new("/sys/fs/cgroup/user.slice/group")
+        );
+        assert_eq!(
+            paths(V2, own, "/group")[UNIFIED],
+            Path::new("/sys/fs/cgroup/group")
+        );
+        assert_eq!(
+            paths(V2, "0::/\n", "group")[UNIFIED],
+            Path::new("/sys/fs/cgroup/group")
+        );
+    }
+
+    #[test]
+    fn a_host_without_device_rules_is_refused() {
+        let mountinfo = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let host = Host::parse(mountinfo.as_bytes(), b"4:cpu:/\n").unwrap();
+        let error = host.paths(Path::new("/group")).unwrap_err();
+        assert_eq!(error.to_string(), "mountpoint for devices not found");
+        assert!(Host::parse(b"", b"").is_err());
+    }
+
+    #[test]
+    fn no_path_leaves_the_hierarchy() {
+        for (path, expected) in [
+            (Some("/../../etc"), "/etc"),
+            (Some("../../etc"), "etc"),
+            (Some("a/../../b/./c"), "b/c"),
+            (Some("/"), "/"),
+            (Some(""), "id"),
+            (None, "id"),
+        ] {
+            let found = inner_path(path.map(Path::new), "id");
+            assert_eq!(found, Path::new(expected), "{path:?}");
+        }
+    }
+}

@@ -12,6 +12,8 @@ mod freezer;
 mod hierarchy;
 mod oom;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod v1;
 mod v2;

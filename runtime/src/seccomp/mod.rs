@@ -7,8 +7,6 @@
 mod abi;
 mod assembler;
 mod rules;
-#[cfg(test)]
-mod tests;
 
 use std::os::fd::OwnedFd;
 

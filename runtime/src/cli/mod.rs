@@ -1,0 +1,192 @@
+//! The command line: runc's commands and flags, one file for each command.
+
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod features;
+mod foreground;
+mod kill;
+mod list;
+mod log;
+mod pause;
+mod ps;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod update;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use runtime::Container;
+use sys::{Error, Kind, Result};
+
+use log::{Format, Log};
+
+/// An OCI runtime: it runs containers from bundles.
+#[derive(Debug, Parser)]
+#[command(
+    name = "corten-runtime",
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
+struct Args {
+    #[command(flatten)]
+    global: Global,
+    /// Print the version
+    #[arg(short = 'v', long)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags that precede the command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Folder for the state of containers; should be on a tmpfs
+    #[arg(long, default_value = "/run/corten-runtime")]
+    root: PathBuf,
+    /// File that gets errors and, with --debug, steps
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// How the log is written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    /// Log steps too
+    #[arg(long)]
+    debug: bool,
+    /// Have systemd manage control groups (not supported)
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Accepted for compatibility
+    #[arg(long, hide = true)]
+    rootless: Option<String>,
+    /// Accepted for compatibility
+    #[arg(long, hide = true)]
+    criu: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a container
+    Create(create::Args),
+    /// Delete a container
+    Delete(delete::Args),
+    /// Print events and resource use of a container
+    Events(events::Args),
+    /// Run a further process in a container
+    Exec(exec::Args),
+    /// Print what this runtime can do
+    Features,
+    /// Send a signal to a container
+    Kill(kill::Args),
+    /// List containers
+    List(list::Args),
+    /// Freeze all processes of a container
+    Pause(pause::Args),
+    /// List the processes of a container
+    Ps(ps::Args),
+    /// Thaw all processes of a container
+    Resume(pause::Args),
+    /// Create and start a container, and wait for it
+    Run(run::Args),
+    /// Write a configuration to start from
+    Spec(spec::Args),
+    /// Start a created container
+    Start(start::Args),
+    /// Print the state of a container
+    State(state::Args),
+    /// Change limits of a container
+    Update(update::Args),
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
+        }
+    };
+    if args.version {
+        let version = env!("CARGO_PKG_VERSION");
+        println!(
+            "corten-runtime version {version}\nspec: {}",
+            runtime::SPEC_VERSION
+        );
+        return ExitCode::SUCCESS;
+    }
+    let log = Log::new(&args.global);
+    let Some(command) = args.command else {
+        return ExitCode::FAILURE;
+    };
+    let failure = command.failure();
+    match refuse_systemd(&args.global).and_then(|()| command.run(&args.global)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log.error(&command.describe(&error));
+            ExitCode::from(failure)
+        }
+    }
+}
+
+fn refuse_systemd(global: &Global) -> Result<()> {
+    match global.systemd_cgroup {
+        true => Err(Error::new(
+            Kind::Unimplemented,
+            "control groups by systemd are not supported: leave out --systemd-cgroup",
+        )),
+        false => Ok(()),
+    }
+}
+
+impl Command {
+    fn run(&self, global: &Global) -> Result<u8> {
+        match self {
+            Self::Create(args) => create::run(global, args),
+            Self::Delete(args) => delete::run(global, args),
+            Self::Events(args) => events::run(global, args),
+            Self::Exec(args) => exec::run(global, args),
+            Self::Features => features::run(),
+            Self::Kill(args) => kill::run(global, args),
+            Self::List(args) => list::run(global, args),
+            Self::Pause(args) => pause::pause(global, args),
+            Self::Ps(args) => ps::run(global, args),
+            Self::Resume(args) => pause::resume(global, args),
+            Self::Run(args) => run::run(global, args),
+            Self::Spec(args) => spec::run(args),
+            Self::Start(args) => start::run(global, args),
+            Self::State(args) => state::run(global, args),
+            Self::Update(args) => update::run(global, args),
+        }
+    }
+
+    /// Returns the exit code of a failure: 255 where the code could else be the process's own.
+    fn failure(&self) -> u8 {
+        match self {
+            Self::Exec(_) => 255,
+            _ => 1,
+        }
+    }
+
+    /// Returns an error as runc words it.
+    fn describe(&self, error: &Error) -> String {
+        let text = runtime::render(error);
+        match self {
+            Self::Create(_) => format!("runc create failed: {text}"),
+            Self::Run(_) => format!("runc run failed: {text}"),
+            _ => text,
+        }
+    }
+}
+
+impl Global {
+    /// Loads the container of this name.
+    fn load(&self, id: &str) -> Result<Container> {
+        Container::load(&self.root, id)
+    }
+}

@@ -1,0 +1,291 @@
+//! Creating a container: what the caller does while the first process makes its way.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use sys::process::{Child, Stat};
+use sys::procfs::Procfs;
+use sys::{Context, Error, Kind, Result};
+
+use crate::cgroup::Cgroup;
+use crate::init::{Command, Identity, InitPlan, Namespaces, Plan, Stdio, failed_in_init, run_init};
+use crate::options::{CreateOptions, Process};
+use crate::record::{Dir, Record, validate_id};
+use crate::state::{SPEC_VERSION, State, Status};
+use crate::sync::{self, Maker, Message};
+use crate::{clock, hooks, seccomp, spec};
+
+/// What has to be undone if the creation fails.
+struct Undo<'a> {
+    dir: Option<&'a Dir>,
+    cgroup: Option<Cgroup>,
+    child: Option<Child>,
+}
+
+/// Creates a container: its folder, its control group, its first process.
+pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> {
+    validate_id(&options.id)?;
+    check_preserved(options.preserve_fds)?;
+    let bundle = std::path::absolute(&options.bundle)
+        .context(|| format!("resolve bundle {:?}", options.bundle))?;
+    let spec = spec::load(&bundle)?;
+    spec::validate(&spec)?;
+    let dir = Dir::create(&options.root, &options.id)?;
+    let mut undo = Undo {
+        dir: Some(&dir),
+        cgroup: None,
+        child: None,
+    };
+    let cgroup = create_cgroup(&spec, &options.id)?;
+    undo.cgroup = Some(cgroup.clone());
+    let rootfs = rootfs(&spec, &bundle);
+    let mut record = Record {
+        id: options.id.clone(),
+        pid: 0,
+        start_time: 0,
+        created: clock::now(),
+        owner: owner(),
+        rootfs,
+        bundle,
+        cgroup: cgroup.clone(),
+        spec,
+    };
+    let console = make_init(options, &dir, &mut record, &cgroup, &mut undo)?;
+    let Some(child) = undo.child.take() else {
+        return Err(Error::new(Kind::Internal, "the first process got lost"));
+    };
+    undo.keep();
+    let process = Process {
+        pid: child.pid,
+        pidfd: child.pidfd,
+        console,
+    };
+    Ok((dir, record, process))
+}
+
+/// Makes the first process and sees it through to the gate; returns its terminal.
+fn make_init(
+    options: &CreateOptions,
+    dir: &Dir,
+    record: &mut Record,
+    cgroup: &Cgroup,
+    undo: &mut Undo<'_>,
+) -> Result<Option<OwnedFd>> {
+    let spec = &record.spec;
+    let Some(process) = spec.process() else {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            "process property must not be empty",
+        ));
+    };
+    let profile = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref());
+    let namespaces = Namespaces::of_init(spec)?;
+    let maps_users = namespaces.makes(LinuxNamespaceType::User);
+    let clone_fd = cgroup.clone_fd()?;
+    let (maker, made) = sync::pair()?;
+    let plan = InitPlan {
+        plan: Plan {
+            spec,
+            process,
+            command: Command::new(process, options.listen_fds)?,
+            identity: Identity::new(process),
+            namespaces,
+            io: Stdio::new(&options.io),
+            preserve_fds: options.preserve_fds,
+            keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
+            procfs: Procfs::open()?,
+            seccomp: profile.map(seccomp::compile).transpose()?,
+            sync: made,
+        },
+        bundle: &record.bundle,
+        rootfs: &record.rootfs,
+        no_pivot: options.no_pivot,
+        gate: dir.make_gate()?,
+        wait_first: maps_users || clone_fd.is_none(),
+        state: state_text(record, 0)?,
+    };
+    let child = plan
+        .plan
+        .namespaces
+        .spawn(clone_fd.as_ref().map(OwnedFd::as_fd), || run_init(&plan))?;
+    let pid = child.pid;
+    undo.child = Some(child);
+    if clone_fd.is_none() {
+        cgroup.join(pid)?;
+    }
+    if maps_users {
+        map_users(&plan.plan.procfs, pid, spec)?;
+    }
+    set_oom_score(&plan.plan.procfs, pid, process.oom_score_adj())?;
+    if plan.wait_first {
+        maker.go()?;
+    }
+    // The plan has the new process's ends, which must close here for its death to show.
+    drop(plan);
+    let (record_pid, start_time) = (pid, Stat::read(pid).map_or(0, |stat| stat.start_time));
+    let console = follow(&maker, record, record_pid)?;
+    record.pid = record_pid;
+    record.start_time = start_time;
+    dir.save(record)?;
+    if let Some(path) = &options.pid_file {
+        write_pid(path, pid)?;
+    }
+    Ok(console)
+}
+
+/// Serves the first process until it is ready.
+fn follow(maker: &Maker, record: &Record, pid: i32) -> Result<Option<OwnedFd>> {
+    let mut console = None;
+    loop {
+        match maker.receive()? {
+            Message::Console(master) => console = Some(master),
+            Message::Mounted => {
+                let state = state_text(record, pid)?;
+                hooks::run(hooks::before_pivot(&record.spec), "prestart", &state)?;
+                maker.go()?;
+            }
+            Message::Listener(listener) => hand_over(&listener, record, pid)?,
+            Message::Ready => return Ok(console),
+            Message::Failed(error) => return Err(failed_in_init(error)),
+            Message::End => {
+                let error = Error::new(Kind::Unknown, "the process died before it was ready");
+                return Err(failed_in_init(error));
+            }
+        }
+    }
+}
+
+/// Hands the descriptor that supervises system calls to the agent that the profile names.
+fn hand_over(listener: &OwnedFd, record: &Record, pid: i32) -> Result<()> {
+    let linux = record.spec.linux().as_ref();
+    let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+    let Some(path) = profile.and_then(|profile| profile.listener_path().as_deref()) else {
+        let message = "the seccomp profile notifies, but has no listenerPath";
+        return Err(Error::new(Kind::InvalidArgument, message));
+    };
+    let state = serde_json::json!({
+        "ociVersion": SPEC_VERSION,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": profile.and_then(|profile| profile.listener_metadata().as_ref()),
+        "state": State::new(record, Status::Creating, pid),
+    });
+    let socket = sys::fdpass::connect(path)?;
+    sys::fdpass::send(
+        &socket,
+        state.to_string().as_bytes(),
+        Some(listener.as_fd()),
+    )
+    .context(|| format!("send the seccomp listener to {path:?}"))
+}
+
+impl Undo<'_> {
+    /// Leaves everything as it is.
+    fn keep(mut self) {
+        self.dir = None;
+        self.cgroup = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        // Why the creation failed is what the caller has to know, not what else did.
+        if let Some(child) = &self.child {
+            let _ = sys::process::kill_and_wait(child);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.kill_all(rustix::process::Signal::KILL.as_raw());
+            let _ = cgroup.remove();
+        }
+        if let Some(dir) = self.dir {
+            let _ = dir.remove();
+        }
+    }
+}
+
+fn create_cgroup(spec: &Spec, id: &str) -> Result<Cgroup> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    Cgroup::create(path, id, resources)
+}
+
+fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {
+    let root = spec.root().as_ref().map(|root| root.path().as_path());
+    bundle.join(root.unwrap_or(Path::new("rootfs")))
+}
+
+/// Writes the maps of a new user namespace.
+fn map_users(procfs: &Procfs, pid: i32, spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let text = |maps: Option<&Vec<LinuxIdMapping>>| {
+        let lines = maps
+            .into_iter()
+            .flatten()
+            .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()));
+        lines.collect::<String>()
+    };
+    let uids = text(linux.and_then(|linux| linux.uid_mappings().as_ref()));
+    let gids = text(linux.and_then(|linux| linux.gid_mappings().as_ref()));
+    if !rustix::process::geteuid().is_root() {
+        // The kernel lets an ordinary user map groups only if none can be dropped by it.
+        procfs.write(&format!("{pid}/setgroups"), b"deny")?;
+    }
+    procfs.write(&format!("{pid}/uid_map"), uids.as_bytes())?;
+    procfs.write(&format!("{pid}/gid_map"), gids.as_bytes())
+}
+
+/// Sets how readily the kernel kills a process for want of memory.
+pub(crate) fn set_oom_score(procfs: &Procfs, pid: i32, score: Option<i32>) -> Result<()> {
+    match score {
+        Some(score) => procfs.write(
+            &format!("{pid}/oom_score_adj"),
+            score.to_string().as_bytes(),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Writes a process's number to a file; a reader sees it whole.
+pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}"));
+    std::fs::write(&temporary, pid.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .context(|| format!("write pid file {path:?}"))
+}
+
+/// Makes sure that descriptors to be inherited are open, lest one of ours takes such a number.
+pub(crate) fn check_preserved(count: u32) -> Result<()> {
+    for fd in 3..3 + count {
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
+            let message = format!("please check that preserved-fd {fd} (of {count}) is present");
+            return Err(Error::new(Kind::InvalidArgument, message));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the state that hooks read on stdin.
+pub(crate) fn state_text(record: &Record, pid: i32) -> Result<String> {
+    let status = if pid == 0 {
+        Status::Created
+    } else {
+        Status::Creating
+    };
+    let state = State::new(record, status, pid);
+    serde_json::to_string(&state).map_err(|error| Error::other("encode state for hooks", error))
+}
+
+/// Returns the name of the calling user.
+fn owner() -> String {
+    let uid = rustix::process::getuid();
+    match uid.is_root() {
+        true => "root".to_string(),
+        false => uid.as_raw().to_string(),
+    }
+}

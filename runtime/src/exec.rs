@@ -1,0 +1,124 @@
+//! Running a further process in a container.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use sys::procfs::Procfs;
+use sys::{Context, Error, Kind, Result};
+
+use crate::create::{check_preserved, set_oom_score, write_pid};
+use crate::init::{Command, Identity, Namespaces, Plan, Stdio, run_exec};
+use crate::options::{ExecOptions, Process};
+use crate::record::Record;
+use crate::sync::{self, Maker, Message};
+use crate::{seccomp, spec, wording};
+
+/// Runs a process in the container whose first process `init` is.
+pub(crate) fn exec(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process> {
+    run(record, init, options)
+        .map_err(|error| error.context("exec failed: unable to start container process"))
+}
+
+fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process> {
+    check_preserved(options.preserve_fds)?;
+    let spec = &record.spec;
+    let process = complete(&options.process, spec);
+    spec::validate_process(&process)?;
+    let profile = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref());
+    let cgroup = &record.cgroup;
+    let clone_fd = cgroup.clone_fd()?;
+    let (maker, made) = sync::pair()?;
+    let plan = Plan {
+        spec,
+        process: &process,
+        command: Command::new(&process, 0)?,
+        identity: Identity::new(&process),
+        namespaces: Namespaces::of_process(spec, init)?,
+        io: Stdio::new(&options.io),
+        preserve_fds: options.preserve_fds,
+        keyring: None,
+        procfs: Procfs::open()?,
+        seccomp: profile.map(seccomp::compile).transpose()?,
+        sync: made,
+    };
+    let child = plan
+        .namespaces
+        .spawn(clone_fd.as_ref().map(OwnedFd::as_fd), || run_exec(&plan))?;
+    let joined = match &clone_fd {
+        Some(_) => Ok(()),
+        None => cgroup.join(child.pid),
+    };
+    let result = joined
+        .and_then(|()| set_oom_score(&plan.procfs, child.pid, process.oom_score_adj()))
+        .and_then(|()| maker.go());
+    drop(plan);
+    let result = result.and_then(|()| follow(&maker)).and_then(|console| {
+        if let Some(path) = &options.pid_file {
+            write_pid(path, child.pid)?;
+        }
+        Ok(console)
+    });
+    match result {
+        Ok(console) => Ok(Process {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            console,
+        }),
+        Err(error) => {
+            let _ = sys::process::kill_and_wait(&child);
+            Err(error)
+        }
+    }
+}
+
+/// Serves the process until it runs its program.
+fn follow(maker: &Maker) -> Result<Option<OwnedFd>> {
+    let mut console = None;
+    loop {
+        match maker.receive()? {
+            Message::Console(master) => console = Some(master),
+            Message::Failed(error) => return Err(error),
+            Message::End => return Ok(console),
+            Message::Mounted | Message::Ready | Message::Listener(_) => {}
+        }
+    }
+}
+
+/// Fills in from the container's first process what a further one leaves out.
+fn complete(process: &ProcessSpec, spec: &Spec) -> ProcessSpec {
+    let mut process = process.clone();
+    let Some(first) = spec.process() else {
+        return process;
+    };
+    if process.capabilities().is_none() {
+        process.set_capabilities(first.capabilities().clone());
+    }
+    if process.rlimits().is_none() {
+        process.set_rlimits(first.rlimits().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(first.oom_score_adj());
+    }
+    process
+}
+
+/// Opens the container's first process, and makes sure that it is still that one.
+pub(crate) fn open_init(record: &Record) -> Result<OwnedFd> {
+    let pidfd = match sys::process::open(record.pid) {
+        Err(rustix::io::Errno::SRCH) => return Err(wording::not_running()),
+        opened => opened.context(|| format!("open process {}", record.pid))?,
+    };
+    // Asked after opening, so that the descriptor cannot be of a later process with this number.
+    match sys::process::Stat::read(record.pid) {
+        Some(stat) if stat.is_alive() && stat.start_time == record.start_time => Ok(pidfd),
+        _ => Err(wording::not_running()),
+    }
+}
+
+/// Says that a container is in a state in which something cannot be done to it.
+pub(crate) fn refused(message: &str) -> Error {
+    Error::new(Kind::FailedPrecondition, message)
+}

@@ -1,0 +1,300 @@
+//! The mounts of the specification, each on a target that was resolved inside the root file system.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{Mount, Spec};
+use rustix::fs::{CWD, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags};
+use sys::attach::{self, Change};
+use sys::mount::Options;
+use sys::path::Root;
+use sys::{Context, Error, Kind, Result};
+
+use super::cgroups;
+
+/// The attribute of a read-only mount.
+pub(super) const READ_ONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
+
+/// A mount's options, sorted by who acts on them.
+pub(super) struct Wanted {
+    /// The flags.
+    pub flags: MountFlags,
+    /// The file system's own options.
+    pub data: Vec<String>,
+    propagation: Option<MountPropagationFlags>,
+    recursive: Change<'static>,
+    copy_up: bool,
+}
+
+/// Mounts one mount of the specification.
+pub(super) fn mount(root: &Root, bundle: &Path, mount: &Mount, spec: &Spec) -> Result<()> {
+    let mut wanted = parse(mount);
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    let target = mount.destination();
+    if wanted.flags.contains(MountFlags::BIND) || fstype == "bind" {
+        let attached = bind(root, bundle, mount, &wanted)?;
+        return change(&attached, &wanted);
+    }
+    if fstype.is_empty() {
+        let message = "the mount has neither a type nor the option \"bind\"";
+        return Err(Error::new(Kind::InvalidArgument, message));
+    }
+    if fstype == "proc" || fstype == "sysfs" {
+        refuse_symlink(root, target, fstype)?;
+    }
+    if fstype == "cgroup" || fstype == "cgroup2" {
+        return cgroups::mount(root, mount, &wanted, spec);
+    }
+    let place = root.create_dir_all(target, 0o755)?;
+    let lower = match wanted.copy_up && fstype == "tmpfs" {
+        true => {
+            Some(attach::clone_tree(place.as_fd(), c"", false).context(|| "keep what is below")?)
+        }
+        false => None,
+    };
+    if is_dev(target) || lower.is_some() {
+        // Files are made in it first; it becomes read-only at the end.
+        wanted.flags.remove(MountFlags::RDONLY);
+    }
+    mount_on(&place, fstype, mount, &wanted)?;
+    if let Some(lower) = lower {
+        let upper = root.open(target, OFlags::RDONLY | OFlags::DIRECTORY);
+        copy_up(&lower, &upper.context(|| "open the tmpfs")?)?;
+        if !is_dev(target) && parse(mount).flags.contains(MountFlags::RDONLY) {
+            set_read_only(root, target)?;
+        }
+    }
+    if wanted.propagation.is_some() || wanted.recursive.set != 0 || wanted.recursive.clear != 0 {
+        let mounted = root
+            .open(target, OFlags::PATH)
+            .context(|| "open the mount")?;
+        let plain = Wanted {
+            flags: MountFlags::empty(),
+            ..wanted
+        };
+        return change(&mounted, &plain);
+    }
+    Ok(())
+}
+
+/// Makes read-only what could not be so while it was furnished.
+pub(super) fn finish(root: &Root, spec: &Spec) -> Result<()> {
+    for mount in spec.mounts().iter().flatten() {
+        let flags = parse(mount).flags;
+        if is_dev(mount.destination())
+            && flags.contains(MountFlags::RDONLY)
+            && !flags.contains(MountFlags::BIND)
+        {
+            set_read_only(root, mount.destination())?;
+        }
+    }
+    Ok(())
+}
+
+fn set_read_only(root: &Root, target: &Path) -> Result<()> {
+    let read_only = Change {
+        set: READ_ONLY,
+        ..Change::default()
+    };
+    root.open(target, OFlags::PATH)
+        .and_then(|mounted| attach::change(&mounted, &read_only))
+        .context(|| format!("make {target:?} read-only"))
+}
+
+/// Tells whether this is where devices are made.
+fn is_dev(target: &Path) -> bool {
+    target == Path::new("/dev") || target == Path::new("/dev/")
+}
+
+/// Mounts a file system on an open folder.
+pub(super) fn mount_on(
+    place: &OwnedFd,
+    fstype: &str,
+    mount: &Mount,
+    wanted: &Wanted,
+) -> Result<()> {
+    let source = mount
+        .source()
+        .as_deref()
+        .and_then(Path::to_str)
+        .unwrap_or(fstype);
+    let data = CString::new(wanted.data.join(","))
+        .map_err(|_| Error::new(Kind::InvalidArgument, "a mount option has a NUL byte"))?;
+    match attach::mount(place, fstype, source, wanted.flags, &data) {
+        // A mqueue or the like that is not there to be relabelled or has an owner already.
+        Ok(()) => Ok(()),
+        Err(errno) => Err(errno).context(|| {
+            format!(
+                "mount {fstype} with flags {:?} and data {data:?}",
+                wanted.flags
+            )
+        }),
+    }
+}
+
+/// Attaches a copy of the mount that the source is on.
+fn bind(root: &Root, bundle: &Path, mount: &Mount, wanted: &Wanted) -> Result<OwnedFd> {
+    let Some(source) = mount.source() else {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            "the bind mount has no source",
+        ));
+    };
+    let source = bundle.join(source);
+    let path = CString::new(source.as_os_str().as_encoded_bytes())
+        .map_err(|_| Error::new(Kind::InvalidArgument, "the source has a NUL byte"))?;
+    let recursive = wanted.flags.contains(MountFlags::REC);
+    let tree = attach::clone_tree(CWD, &path, recursive)
+        .context(|| format!("clone mount of {source:?}"))?;
+    let stat = rustix::fs::fstat(&tree).context(|| format!("stat {source:?}"))?;
+    let target = mount.destination();
+    let place = match rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        true => root.create_dir_all(target, 0o755)?,
+        false => root.create_file(target, 0o755)?,
+    };
+    attach::attach(&tree, &place).context(|| format!("attach {source:?}"))?;
+    Ok(tree)
+}
+
+/// Sets attributes and propagation of a mount.
+fn change(mount: &OwnedFd, wanted: &Wanted) -> Result<()> {
+    let (set, clear) = attributes(wanted.flags);
+    if set != 0 {
+        let change = Change {
+            set,
+            clear,
+            ..Change::default()
+        };
+        attach::change(mount, &change).context(|| format!("set mount flags {:?}", wanted.flags))?;
+    }
+    if wanted.recursive.set != 0 || wanted.recursive.clear != 0 {
+        attach::change(mount, &wanted.recursive).context(|| "set mount flags recursively")?;
+    }
+    if let Some(propagation) = wanted.propagation {
+        let recursive = propagation.contains(MountPropagationFlags::REC);
+        let kind = propagation.difference(MountPropagationFlags::REC);
+        let propagation = u64::from(kind.bits());
+        let change = Change {
+            propagation,
+            recursive,
+            ..Change::default()
+        };
+        attach::change(mount, &change).context(|| format!("set propagation {kind:?}"))?;
+    }
+    Ok(())
+}
+
+/// Refuses to mount what the kernel trusts over a symlink, wherever that leads.
+fn refuse_symlink(root: &Root, target: &Path, fstype: &str) -> Result<()> {
+    let stat = match root.open(target, OFlags::PATH | OFlags::NOFOLLOW) {
+        Ok(file) => rustix::fs::fstat(file).context(|| format!("stat {target:?}"))?,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno).context(|| format!("open {target:?}")),
+    };
+    match rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+        true => Ok(()),
+        false => {
+            let message = format!("filesystem {fstype:?} must be mounted on ordinary directory");
+            Err(Error::new(Kind::FailedPrecondition, message))
+        }
+    }
+}
+
+/// Sorts a mount's options.
+pub(super) fn parse(mount: &Mount) -> Wanted {
+    let options = mount.options().as_deref().unwrap_or_default();
+    let parsed = Options::parse(options);
+    let mut wanted = Wanted {
+        flags: parsed.flags,
+        data: Vec::new(),
+        propagation: parsed.propagation,
+        recursive: Change {
+            recursive: true,
+            ..Change::default()
+        },
+        copy_up: false,
+    };
+    for option in parsed.data {
+        if option == "tmpcopyup" {
+            wanted.copy_up = true;
+        } else if let Some((set, clear)) = recursive_attribute(&option) {
+            wanted.recursive.set |= set;
+            wanted.recursive.clear |= clear;
+        } else {
+            wanted.data.push(option);
+        }
+    }
+    wanted
+}
+
+/// Returns what an option such as `rro` sets and clears of a mount and all below it.
+fn recursive_attribute(option: &str) -> Option<(u64, u64)> {
+    let (name, wanted) = match option {
+        "rro" => (MountAttrFlags::MOUNT_ATTR_RDONLY, true),
+        "rrw" => (MountAttrFlags::MOUNT_ATTR_RDONLY, false),
+        "rnosuid" => (MountAttrFlags::MOUNT_ATTR_NOSUID, true),
+        "rsuid" => (MountAttrFlags::MOUNT_ATTR_NOSUID, false),
+        "rnodev" => (MountAttrFlags::MOUNT_ATTR_NODEV, true),
+        "rdev" => (MountAttrFlags::MOUNT_ATTR_NODEV, false),
+        "rnoexec" => (MountAttrFlags::MOUNT_ATTR_NOEXEC, true),
+        "rexec" => (MountAttrFlags::MOUNT_ATTR_NOEXEC, false),
+        "rnodiratime" => (MountAttrFlags::MOUNT_ATTR_NODIRATIME, true),
+        "rdiratime" => (MountAttrFlags::MOUNT_ATTR_NODIRATIME, false),
+        "rnosymfollow" => (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, true),
+        "rsymfollow" => (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, false),
+        "rrelatime" => (MountAttrFlags::empty(), true),
+        "rnoatime" => (MountAttrFlags::MOUNT_ATTR_NOATIME, true),
+        "rstrictatime" => (MountAttrFlags::MOUNT_ATTR_STRICTATIME, true),
+        _ => return None,
+    };
+    let bits = u64::from(name.bits());
+    let times = ["rrelatime", "rnoatime", "rstrictatime"].contains(&option);
+    let access_time = u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits());
+    Some(match (times, wanted) {
+        (true, _) => (bits, access_time),
+        (false, true) => (bits, 0),
+        (false, false) => (0, bits),
+    })
+}
+
+/// Returns the attributes that mount flags set and clear.
+fn attributes(flags: MountFlags) -> (u64, u64) {
+    let pairs = [
+        (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (
+            MountFlags::STRICTATIME,
+            MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        ),
+        (
+            MountFlags::NODIRATIME,
+            MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        ),
+        (
+            MountFlags::NOSYMFOLLOW,
+            MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
+        ),
+    ];
+    let set = pairs.into_iter().filter(|(flag, _)| flags.contains(*flag));
+    let set = set.fold(0, |all, (_, attribute)| all | u64::from(attribute.bits()));
+    let times = MountFlags::NOATIME | MountFlags::STRICTATIME;
+    let clear = match flags.intersects(times) {
+        // The kernel wants the whole field cleared before one of its values is set.
+        true => u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits()),
+        false => 0,
+    };
+    (set, clear)
+}
+
+/// Copies a folder's content into a tmpfs mounted over it.
+fn copy_up(lower: &OwnedFd, upper: &OwnedFd) -> Result<()> {
+    let message = "tmpcopyup is not supported yet";
+    let _ = (lower, upper);
+    Err(Error::new(Kind::Unimplemented, message))
+}

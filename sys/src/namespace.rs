@@ -1,0 +1,64 @@
+//! Namespaces of the calling process: left, joined, and set up from within.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::thread::UnshareFlags;
+
+use crate::process::last_errno;
+use crate::{Context, Result};
+
+/// Joins the namespaces of kinds `kinds` (`CLONE_NEW*`) that `fd` stands for: one namespace, or a process by its pidfd.
+pub fn join(fd: BorrowedFd<'_>, kinds: i32) -> Result<(), Errno> {
+    // SAFETY: setns(2) reads no memory of ours.
+    match unsafe { libc::setns(fd.as_raw_fd(), kinds) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+/// Gives the calling process new namespaces of the kinds `kinds` (`CLONE_NEW*`).
+pub fn unshare(kinds: i32) -> Result<(), Errno> {
+    let flags = UnshareFlags::from_bits_retain(kinds as u32).difference(UnshareFlags::FILES);
+    // SAFETY: the descriptor table stays shared, which is all that unshare_unsafe asks for.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Sets the host name of the UTS namespace.
+pub fn set_hostname(name: &str) -> Result<()> {
+    rustix::system::sethostname(name.as_bytes()).context(|| format!("set host name {name:?}"))
+}
+
+/// Sets the NIS domain name of the UTS namespace.
+pub fn set_domainname(name: &str) -> Result<()> {
+    // SAFETY: the kernel reads as many bytes as the string has.
+    let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    match result {
+        0 => Ok(()),
+        _ => Err(last_errno()).context(|| format!("set domain name {name:?}")),
+    }
+}
+
+/// Brings up the loopback interface of the network namespace.
+pub fn loopback_up() -> Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
+        .context(|| "open socket to configure the loopback interface")?;
+    let mut name = [0; libc::IFNAMSIZ];
+    name[0] = b'l' as libc::c_char;
+    name[1] = b'o' as libc::c_char;
+    let request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            // A fresh loopback interface has no flag that would be lost by setting these alone.
+            ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short,
+        },
+    };
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    match result {
+        0 => Ok(()),
+        _ => Err(last_errno()).context(|| "bring up the loopback interface"),
+    }
+}
