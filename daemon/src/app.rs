@@ -22,6 +22,7 @@ use crate::authority::Named;
 use crate::config::Config;
 use crate::content::Content;
 use crate::context::NAMESPACE_HEADER;
+use crate::diff::Diff;
 use crate::error::{Error, Result};
 use crate::events::Exchange;
 use crate::gc::Collector;
@@ -41,6 +42,7 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 const CONTENT: &str = "io.containerd.content.v1";
+const DIFFER: &str = "io.containerd.differ.v1";
 const EVENT: &str = "io.containerd.event.v1";
 const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
@@ -73,6 +75,7 @@ pub struct Parts {
     pub events: Arc<Exchange>,
     pub store: Arc<Store>,
     pub content: Content,
+    pub diff: Diff,
     pub namespaces: Namespaces,
     pub images: Images,
     pub containers: Containers,
@@ -136,6 +139,7 @@ pub fn build(config: &Config) -> Result<App> {
         images: Images::new(store.clone(), events.clone()),
         containers,
         leases: Leases::new(store.clone()),
+        diff: Diff::new(content.clone()),
         content,
         snapshots,
         collector,
@@ -143,6 +147,11 @@ pub fn build(config: &Config) -> Result<App> {
         store,
         events,
     };
+    plugins.record(
+        Plugin::new(DIFFER, "walking")
+            .native()
+            .requires(&[METADATA]),
+    );
     plugins.record(Plugin::new(LEASE, "manager").requires(&[METADATA]));
 
     let services = serve(config, &parts, plugins)?;
@@ -214,6 +223,8 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
     services.add("containers", &[METADATA], limited!(containers, limit));
     let content = services::content::server(parts.content.clone());
     services.add("content", &[METADATA], limited!(content, limit));
+    let diff = services::diff::server(parts.diff.clone());
+    services.add("diff", &[DIFFER], limited!(diff, limit));
     let events = services::events::server(parts.events.clone());
     services.add("events", &[EVENT], limited!(events, limit));
     services.add("healthcheck", &[], services::health::server());

@@ -95,9 +95,7 @@ impl<W: Write> Encoder<W> {
     pub fn new(output: W, compression: Compression) -> Result<Self> {
         Ok(match compression {
             Compression::None => Self::None(output),
-            Compression::Gzip => {
-                Self::Gzip(GzEncoder::new(output, flate2::Compression::default()))
-            }
+            Compression::Gzip => Self::Gzip(GzEncoder::new(output, flate2::Compression::default())),
             Compression::Zstd => {
                 let encoder = zstd::stream::write::Encoder::new(output, 0);
                 Self::Zstd(encoder.context(|| "compress layer")?)

@@ -264,21 +264,24 @@ impl Tree {
     }
 }
 
-/// Gives the folders of `tree` that no entry described what the folders of `lower` at the same place have.
+/// Gives folders of a tree that no entry described what the folders of `lower` at the same place have.
 ///
 /// Returns `false` if `lower` has something else at such a place, so that the layer has to be applied upon it anew.
-pub fn complete(tree: Tree, lower: BorrowedFd<'_>) -> Result<bool> {
-    let root = tree.root.try_clone().context(|| "reopen the root")?;
-    for (path, inode) in tree.into_implied() {
+pub fn complete(
+    root: BorrowedFd<'_>,
+    implied: &[(PathBuf, u64)],
+    lower: BorrowedFd<'_>,
+) -> Result<bool> {
+    for (path, inode) in implied {
         let plain = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let Ok(fd) = rustix::fs::openat2(&root, &path, FOLDER, Mode::empty(), plain) else {
+        let Ok(fd) = rustix::fs::openat2(root, path, FOLDER, Mode::empty(), plain) else {
             continue;
         };
         let stat = rustix::fs::fstat(&fd).context(|| "stat folder")?;
-        if stat.st_ino != inode || hidden(&root, &path) {
+        if stat.st_ino != *inode || hidden(root, path) {
             continue;
         }
-        match rustix::fs::openat2(lower, &path, FOLDER, Mode::empty(), plain) {
+        match rustix::fs::openat2(lower, path, FOLDER, Mode::empty(), plain) {
             Ok(below) => copy_folder(below.as_fd(), fd.as_fd())
                 .context(|| format!("complete folder {path:?}"))?,
             Err(Errno::NOENT) => {}
@@ -289,7 +292,7 @@ pub fn complete(tree: Tree, lower: BorrowedFd<'_>) -> Result<bool> {
 }
 
 /// Returns whether a folder on the way to `path` is opaque.
-fn hidden(root: &OwnedFd, path: &Path) -> bool {
+fn hidden(root: BorrowedFd<'_>, path: &Path) -> bool {
     let plain = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let above = path.ancestors().skip(1);
     let mut above = above.filter(|path| !path.as_os_str().is_empty());
