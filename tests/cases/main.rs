@@ -3,3 +3,4 @@
 
 mod ctr;
 mod lifecycle;
+mod tidy;

@@ -1,0 +1,98 @@
+//! The repository's own rules, those of STYLE.md that a program can check.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The most lines of a source file before its tests; what is longer does two things.
+const LONGEST: usize = 600;
+
+/// Files that may be longer, each with the reason.
+const LONGER: &[(&str, &str)] = &[];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests is in the workspace")
+}
+
+/// Returns the Rust files of the tree and their texts, by path from the root.
+fn sources() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = vec![root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("list a folder of the tree") {
+            let path = entry.expect("list a folder of the tree").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).expect("read a file of the tree");
+                let path = path.strip_prefix(root()).expect("below the root");
+                found.push((path.display().to_string(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Fails with every complaint at once.
+#[track_caller]
+fn none(complaints: Vec<String>) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_file_says_first_what_it_is() {
+    let silent = sources().into_iter().filter(|(path, text)| {
+        // The tests of a module are named by their folder.
+        !text.starts_with("//!") && !path.ends_with("/tests.rs")
+    });
+    none(silent.map(|(path, _)| path).collect());
+}
+
+#[test]
+fn no_file_is_longer_than_one_can_keep_in_mind() {
+    let mut complaints = Vec::new();
+    for (path, text) in sources() {
+        let tests = path.starts_with("tests/") || path.contains("/tests");
+        let lines = text
+            .lines()
+            .take_while(|line| !line.starts_with("#[cfg(test)]"))
+            .count();
+        let excused = LONGER.iter().any(|(longer, _)| *longer == path);
+        if lines > LONGEST && !tests && !excused {
+            complaints.push(format!("{path}: {lines} lines before its tests"));
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn nothing_is_named_for_being_shared() {
+    let banned = ["util", "utils", "helper", "helpers", "common", "misc"];
+    let mut complaints = Vec::new();
+    for (path, _) in sources() {
+        let mut names = path.trim_end_matches(".rs").split('/');
+        if names.any(|name| banned.contains(&name)) {
+            complaints.push(path);
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn only_sys_talks_to_the_kernel_unsafely() {
+    let mut complaints = Vec::new();
+    for (path, text) in sources() {
+        let crate_root = ["src/lib.rs", "src/main.rs"]
+            .iter()
+            .any(|end| path.ends_with(end));
+        if crate_root && !path.starts_with("sys/") && !text.contains("#![forbid(unsafe_code)]") {
+            complaints.push(format!("{path}: does not forbid unsafe code"));
+        }
+    }
+    none(complaints);
+}
