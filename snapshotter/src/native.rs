@@ -71,6 +71,10 @@ impl Snapshotter for Native {
         self.store.remove(key)
     }
 
+    fn remove_all(&self, keys: &[String]) -> Result<Vec<String>> {
+        self.store.remove_all(keys)
+    }
+
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {
         self.store.walk(visit)
     }

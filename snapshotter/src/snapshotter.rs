@@ -76,6 +76,23 @@ pub trait Snapshotter: Send + Sync {
     /// Removes a snapshot; `FailedPrecondition` while others have it as parent.
     fn remove(&self, key: &str) -> Result<()>;
 
+    /// Removes several snapshots and returns those that stay because others have them as parent.
+    ///
+    /// One that is not there is no error. Others may change snapshots between any two of the removals.
+    fn remove_all(&self, keys: &[String]) -> Result<Vec<String>> {
+        let mut kept = Vec::new();
+        for key in keys {
+            match self.remove(key) {
+                Err(error) if error.kind() == sys::Kind::FailedPrecondition => {
+                    kept.push(key.clone());
+                }
+                Err(error) if error.kind() != sys::Kind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(kept)
+    }
+
     /// Calls `visit` with every snapshot in the order of their names; its error ends the walk.
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()>;
 

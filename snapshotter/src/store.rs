@@ -24,6 +24,9 @@ use crate::{CommitOptions, Info, Kind, Labels, Usage};
 use database::{Change, Database, View};
 use folders::Folders;
 
+/// How many removals share a commit: others wait for one such commit.
+const REMOVED_TOGETHER: usize = 50;
+
 /// Makes the content of a new snapshot in a folder, from the folders of its parents, the nearest first.
 pub(crate) type Fill = fn(folder: &Path, kind: Kind, parents: &[PathBuf]) -> Result<()>;
 
@@ -264,6 +267,34 @@ impl Store {
         // What cannot be deleted now is found by `cleanup`: nothing refers to it.
         self.folders.discard(&self.folders.path(id));
         Ok(())
+    }
+
+    /// Removes several snapshots, as `Snapshotter::remove_all` says; a few share a commit.
+    pub fn remove_all(&self, keys: &[String]) -> Result<Vec<String>> {
+        let mut kept = Vec::new();
+        for keys in keys.chunks(REMOVED_TOGETHER) {
+            let ids = self.database.change(|change| {
+                let mut ids = Vec::new();
+                for key in keys {
+                    let Some(record) = change.find(key)? else {
+                        continue;
+                    };
+                    if change.child(key)?.is_some() {
+                        kept.push(key.clone());
+                        continue;
+                    }
+                    change.delete(key)?;
+                    change.unlink(&record.parent, key)?;
+                    ids.push(record.id);
+                }
+                Ok(ids)
+            })?;
+            crash_point("unrecorded");
+            for id in ids {
+                self.folders.discard(&self.folders.path(id));
+            }
+        }
+        Ok(kept)
     }
 
     /// Calls `visit` with every snapshot in the order of their names.

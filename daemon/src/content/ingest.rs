@@ -76,9 +76,10 @@ impl Content {
         }
         leases::check_text("ref", &reference)?;
         let lock = Lock::take(self, context.namespace(), &reference)?;
-        let sweep = self.inner.sweep.read();
+        let expected = options.expected.as_ref();
+        let claim = expected.map(|digest| self.inner.claims.claim(digest));
         let opened = self.open_ingest(context, &options)?;
-        drop(sweep);
+        drop(claim);
         let Some(ingest) = opened else {
             let digest = options.expected.map(|digest| digest.to_string());
             return Err(Error::new(
@@ -377,7 +378,7 @@ impl Writer {
                 .context(|| format!("sync ref {:?}", self.reference))?;
         }
         let inner = self.content.inner.clone();
-        let sweep = inner.sweep.read().unwrap_or_else(PoisonError::into_inner);
+        let claim = inner.claims.claim(&digest);
         match &self.data {
             Data::Own { .. } => inner.blobs.commit(&self.ingest.file, &digest)?,
             Data::Shared { .. } if inner.blobs.size(&digest).is_none() => {
@@ -386,7 +387,7 @@ impl Writer {
             Data::Shared { .. } => {}
         }
         let new = self.record(&digest, written, labels)?;
-        drop(sweep);
+        drop(claim);
         if !new {
             return Err(Error::new(Kind::AlreadyExists, format!("content {digest}")));
         }

@@ -11,6 +11,7 @@
 //! acknowledges is whole, and whatever dies on the way is collected.
 
 pub mod blobs;
+mod claims;
 pub mod digest;
 pub mod ingest;
 mod sweep;
@@ -22,7 +23,7 @@ pub use ingest::{Status, Writer, WriterOptions};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use api_protos::containerd::events::ContentDelete;
@@ -35,6 +36,7 @@ use crate::filter::{self, Fields, Filter};
 use crate::labels::{self, Labels};
 use crate::metadata::{Blob, Read, Store, Table, leases, now};
 use blobs::Blobs;
+use claims::Claims;
 
 /// The content store; clones share it.
 #[derive(Clone, Debug)]
@@ -51,8 +53,8 @@ struct Inner {
     shared: bool,
     /// References with an open writer, by namespace, and since when.
     writers: Mutex<HashMap<(String, String), Instant>>,
-    /// Held for writing by the collector, for reading by whatever relies on a blob that metadata does not name yet.
-    sweep: RwLock<()>,
+    /// Blobs that somebody relies on and that metadata does not name yet; the collector leaves them alone.
+    claims: Claims,
 }
 
 /// A blob as a namespace sees it.
@@ -80,7 +82,7 @@ impl Content {
                 blobs: Blobs::open(root)?,
                 shared,
                 writers: Mutex::default(),
-                sweep: RwLock::default(),
+                claims: Claims::default(),
             }),
         })
     }

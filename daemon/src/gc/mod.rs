@@ -6,8 +6,9 @@
 //!         labels gc.ref.*: from their object                labels gc.bref.*: to their object
 //! ```
 //!
-//! A collection looks at a snapshot of the store first, and only if something is lost looks again within a
-//! transaction that removes the records. The files are deleted afterwards, while everything else goes on.
+//! A collection looks at a view of the store while everything else goes on. Then it removes the records of what is
+//! lost, a few in each write; before each it looks at what has been written meanwhile, and keeps what that leads to.
+//! The files are deleted afterwards. Nobody ever waits for more than one such write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,7 @@ use crate::blocking::blocking;
 use crate::content::Content;
 use crate::error::Result;
 use crate::events::Exchange;
-use crate::metadata::{Store, Table, Tx, leases, now};
+use crate::metadata::{Read, Store, Table, Tx, leases, now};
 use crate::snapshots::{self, Snapshots};
 
 pub mod mark;
@@ -32,6 +33,8 @@ use scan::{Kind, Node};
 
 /// What a collection counts for at least, so that the next one is not at once.
 const SHORTEST: Duration = Duration::from_millis(5);
+/// How many records one write removes: it is as long as others have to wait.
+const SLICE: usize = 100;
 
 /// When to collect.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,28 +119,36 @@ impl Collector {
         tokio::time::sleep(config.startup_delay).await;
         loop {
             let start = Instant::now();
+            let changes = self.inner.store.changes();
+            let before = (changes.removals(), changes.mutations());
             if let Err(error) = self.collect().await {
                 tracing::warn!("collect garbage: {error:#}");
             }
             let pause = pause(start.elapsed(), config.pause_threshold);
-            let changes = self.inner.store.changes();
-            let (removals, generation) = (changes.removals(), changes.generation());
-            let many = |threshold: u64, count: u64| threshold > 0 && count >= threshold;
-            loop {
-                changes.removed().await;
-                let removed = changes.removals() - removals;
-                let changed = changes.generation() - generation;
-                if many(config.deletion_threshold, removed)
-                    || many(config.mutation_threshold, changed)
-                {
-                    break;
-                }
-                if removed > 0 {
-                    tokio::time::sleep(pause).await;
-                    break;
-                }
-            }
+            self.due(&config, before, Instant::now() + pause).await;
             tokio::time::sleep(config.schedule_delay).await;
+        }
+    }
+
+    /// Waits until enough has changed since `before`, and until `rested` unless very much has been removed.
+    async fn due(&self, config: &Config, before: (u64, u64), rested: Instant) {
+        let changes = self.inner.store.changes();
+        let many = |threshold: u64, count: u64| threshold > 0 && count >= threshold;
+        loop {
+            let removed = changes.removals() - before.0;
+            let changed = changes.mutations() - before.1;
+            if many(config.deletion_threshold, removed) {
+                return;
+            }
+            let wanted = config.deletion_threshold == 0 && removed > 0;
+            if wanted || many(config.mutation_threshold, changed) {
+                tokio::select! {
+                    () = tokio::time::sleep_until(rested.into()) => return,
+                    () = changes.changed() => {}
+                }
+            } else {
+                changes.changed().await;
+            }
         }
     }
 }
@@ -150,17 +161,33 @@ fn pause(took: Duration, share: f64) -> Duration {
 
 impl Inner {
     fn collect(&self) -> Result<()> {
-        let lost = self
-            .store
-            .read(|view| scan::unreachable(view, now().seconds))?;
-        if !lost.is_empty() {
-            let removed = self.store.write(|tx| {
-                let lost = scan::unreachable(tx, now().seconds)?;
-                lost.iter().try_for_each(|node| remove(tx, node))?;
-                Ok(lost)
+        // Watching begins before the view is made: whatever the view does not show is seen here.
+        let watch = Arc::new(self.store.watch());
+        let mut marked = self.store.read(|view| scan::mark(view, now().seconds))?;
+        let mut count = 0;
+        while !marked.is_empty() {
+            let watch = watch.clone();
+            let (rest, removed) = self.store.write(move |tx| {
+                tx.housekeeping();
+                let written = watch.take();
+                written.iter().try_for_each(|new| marked.keep(new))?;
+                let mut lost = marked.take(SLICE);
+                let mut failed = Ok(());
+                lost.retain(|node| {
+                    remove(tx, node).unwrap_or_else(|error| {
+                        failed = Err(error);
+                        false
+                    })
+                });
+                failed.map(|()| (marked, lost))
             })?;
-            tracing::debug!(objects = removed.len(), "removed garbage");
+            marked = rest;
+            count += removed.len();
             removed.iter().try_for_each(|node| self.publish(node))?;
+        }
+        drop(watch);
+        if count > 0 {
+            tracing::debug!(objects = count, "removed garbage");
         }
         self.content.sweep()?;
         self.snapshots.sweep()
@@ -186,22 +213,36 @@ impl Inner {
     }
 }
 
-/// Removes the record of an object.
-fn remove(tx: &mut Tx<'_, '_>, node: &Node) -> Result<()> {
+/// Removes the record of an object and returns whether it was still there.
+fn remove(tx: &mut Tx<'_, '_>, node: &Node) -> Result<bool> {
     let (namespace, key) = (&*node.namespace, node.key.as_str());
+    let table = match node.kind {
+        Kind::Content => Table::Blobs,
+        Kind::Image => Table::Images,
+        Kind::Ingest => Table::Ingests,
+        Kind::Lease => Table::Leases,
+        Kind::Snapshot => Table::Snapshots,
+        Kind::Container
+        | Kind::Sandbox
+        | Kind::FlatContent
+        | Kind::FlatImage
+        | Kind::FlatSnapshot => return Ok(false),
+    };
+    if tx.bytes(table, namespace, key)?.is_none() {
+        return Ok(false);
+    }
     match node.kind {
-        Kind::Content => tx.remove(Table::Blobs, namespace, key),
-        Kind::Image => tx.remove(Table::Images, namespace, key),
-        Kind::Ingest => tx.remove(Table::Ingests, namespace, key),
         Kind::Lease => leases::delete(tx, namespace, key)?,
         Kind::Snapshot => {
             let (snapshotter, key) = key.split_once('/').unwrap_or_default();
             snapshots::remove(tx, namespace, snapshotter, key)?;
         }
-        Kind::Container | Kind::FlatContent | Kind::FlatImage | Kind::FlatSnapshot => {}
+        _ => tx.remove(table, namespace, key),
     }
-    Ok(())
+    Ok(true)
 }
 
+#[cfg(test)]
+mod stall;
 #[cfg(test)]
 mod tests;

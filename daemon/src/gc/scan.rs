@@ -1,13 +1,15 @@
 //! Scanning: the objects of the store as a graph, with the edges that labels, leases and records make.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mark::Graph;
 use super::time;
 use crate::error::Result;
 use crate::labels::{GC_EXPIRE, GC_FLAT, GC_ROOT, Labels};
+use crate::metadata::db::{Written, decode};
 use crate::metadata::{
-    Blob, Container, Image, Ingest, Lease, Read, Snapshot, Table, db::decode, leases,
+    Blob, Container, Image, Ingest, Lease, Read, Sandbox, Snapshot, Table, leases,
 };
 
 const REF: &str = "containerd.io/gc.ref.";
@@ -24,6 +26,7 @@ pub enum Kind {
     Snapshot,
     FlatSnapshot,
     Container,
+    Sandbox,
     Ingest,
     Lease,
 }
@@ -36,36 +39,90 @@ pub struct Node {
     pub key: String,
 }
 
-/// Returns the objects that nothing holds at `now`, in seconds after the epoch.
-pub fn unreachable(view: &impl Read, now: i64) -> Result<Vec<Node>> {
+/// What a collection found: the objects that nothing holds, and the graph that says so.
+#[derive(Debug)]
+pub struct Marked {
+    scan: Scan,
+    /// What is still to be removed, the first last.
+    lost: Vec<Node>,
+    /// How many of `lost` must go together.
+    together: usize,
+}
+
+/// Looks at all objects; time is `now`, in seconds after the epoch.
+pub fn mark(view: &impl Read, now: i64) -> Result<Marked> {
     let mut scan = Scan {
         graph: Graph::default(),
         collectable: Vec::new(),
         namespace: "".into(),
         now,
     };
-    scan.leases(view)?;
-    scan.images(view)?;
-    scan.content(view)?;
-    scan.snapshots(view)?;
-    scan.containers(view)?;
-    let reached = scan.graph.reachable();
-    let flat = |node: &Node| {
-        let kind = match node.kind {
-            Kind::Content => Kind::FlatContent,
-            Kind::Image => Kind::FlatImage,
-            Kind::Snapshot => Kind::FlatSnapshot,
-            other => other,
-        };
-        Node {
-            kind,
-            ..node.clone()
+    let tables = [
+        Table::Leases,
+        Table::LeaseResources,
+        Table::Images,
+        Table::Blobs,
+        Table::Ingests,
+        Table::Snapshots,
+        Table::Containers,
+        Table::Sandboxes,
+    ];
+    for table in tables {
+        // Leases are looked at before what they hold, so that it is known which of them still do.
+        let mut held = HashMap::new();
+        if table == Table::LeaseResources {
+            held = scan.leases(view)?;
         }
-    };
-    let lost = |node: &Node| !reached.contains(node) && !reached.contains(&flat(node));
-    Ok(scan.collectable.into_iter().filter(lost).collect())
+        view.visit(table, None, "", &mut |namespace, key, bytes| {
+            scan.record(table, [namespace, key], bytes, &held)
+        })?;
+    }
+    scan.graph.follow();
+    let mut lost = std::mem::take(&mut scan.collectable);
+    lost.retain(|node| !scan.holds(node));
+    let ordered = scan.graph.order(&mut lost);
+    let together = lost.len() - ordered;
+    lost.reverse();
+    Ok(Marked {
+        scan,
+        lost,
+        together,
+    })
 }
 
+impl Marked {
+    /// Returns whether there is nothing left to remove.
+    pub fn is_empty(&self) -> bool {
+        self.lost.is_empty()
+    }
+
+    /// Keeps what somebody has put into the store since the marking began, and all that it leads to.
+    pub fn keep(&mut self, written: &Written) -> Result<()> {
+        let place = [written.namespace.as_str(), written.key.as_str()];
+        let node = self.scan.written(written.table, place, &written.bytes)?;
+        node.into_iter().for_each(|node| self.scan.graph.root(node));
+        self.scan.graph.follow();
+        Ok(())
+    }
+
+    /// Takes about `most` objects that are still lost. What holds others is taken before them, or with them, so that
+    /// no object is ever there without what it leads to.
+    pub fn take(&mut self, most: usize) -> Vec<Node> {
+        let before = self.lost.len() - self.together;
+        let count = match before {
+            0 => std::mem::take(&mut self.together),
+            before => before.min(most),
+        };
+        let taken = self.lost.split_off(self.lost.len() - count);
+        let lost = taken.into_iter().rev();
+        lost.filter(|node| !self.scan.holds(node)).collect()
+    }
+}
+
+/// The leases that have not expired, and whether they hold flatly.
+type Held = HashMap<(String, String), bool>;
+
+#[derive(Debug)]
 struct Scan {
     graph: Graph<Node>,
     collectable: Vec<Node>,
@@ -86,130 +143,183 @@ impl Scan {
         }
     }
 
+    /// Returns whether an object is reached, be it flatly.
+    fn holds(&self, node: &Node) -> bool {
+        let kind = match node.kind {
+            Kind::Content => Kind::FlatContent,
+            Kind::Image => Kind::FlatImage,
+            Kind::Snapshot => Kind::FlatSnapshot,
+            other => other,
+        };
+        let flat = Node {
+            kind,
+            ..node.clone()
+        };
+        self.graph.reaches(node) || self.graph.reaches(&flat)
+    }
+
     /// Returns whether labels say that an object's time is over; a time that is none says nothing.
     fn expired(&self, labels: &Labels) -> bool {
         let time = labels.get(GC_EXPIRE).and_then(|text| time::parse(text));
         time.is_some_and(|time| time < self.now)
     }
 
-    fn leases(&mut self, view: &impl Read) -> Result<()> {
-        let mut held = Vec::new();
+    fn leases(&self, view: &impl Read) -> Result<Held> {
+        let mut held = Held::new();
         view.visit(Table::Leases, None, "", &mut |namespace, id, bytes| {
             let lease: Lease = decode(bytes)?;
-            let node = self.node(Kind::Lease, namespace, id);
-            self.collectable.push(node.clone());
             if !self.expired(&lease.labels) {
-                held.push((node.clone(), lease.labels.contains_key(GC_FLAT)));
-                self.graph.root(node);
+                let flat = lease.labels.contains_key(GC_FLAT);
+                held.insert((namespace.to_owned(), id.to_owned()), flat);
             }
             Ok(())
         })?;
-        for (lease, flat) in held {
-            for resource in leases::resources(view, &lease.namespace, &lease.key)? {
-                let (kind, key) = match resource.kind.as_str() {
-                    leases::CONTENT if flat => (Kind::FlatContent, resource.id),
-                    leases::CONTENT => (Kind::Content, resource.id),
-                    leases::IMAGES if flat => (Kind::FlatImage, resource.id),
-                    leases::IMAGES => (Kind::Image, resource.id),
-                    leases::INGESTS => (Kind::Ingest, resource.id),
-                    kind => {
-                        let snapshotter = kind.strip_prefix(leases::SNAPSHOTS).unwrap_or(kind);
-                        let key = format!("{snapshotter}/{}", resource.id);
-                        let flat_or_not = [Kind::Snapshot, Kind::FlatSnapshot];
-                        (flat_or_not[usize::from(flat)], key)
-                    }
-                };
-                let node = self.node(kind, &lease.namespace.clone(), key);
-                self.graph.root(node);
+        Ok(held)
+    }
+
+    /// Adds a record to the graph, as a root if it is one.
+    fn record(
+        &mut self,
+        table: Table,
+        [namespace, key]: [&str; 2],
+        bytes: &[u8],
+        held: &Held,
+    ) -> Result<()> {
+        let (node, rooted) = match table {
+            Table::Leases => {
+                let lease: Lease = decode(bytes)?;
+                let node = self.node(Kind::Lease, namespace, key);
+                (node, !self.expired(&lease.labels))
             }
+            Table::LeaseResources => {
+                let lease = key.split('\0').next().unwrap_or_default();
+                let flat = held.get(&(namespace.to_owned(), lease.to_owned()));
+                if let Some(flat) = flat
+                    && let Some(node) = self.resource([namespace, key], *flat)
+                {
+                    self.graph.root(node);
+                }
+                return Ok(());
+            }
+            Table::Images => self.image([namespace, key], &decode(bytes)?),
+            Table::Blobs => self.blob([namespace, key], &decode(bytes)?),
+            Table::Ingests => self.ingest([namespace, key], decode(bytes)?),
+            Table::Snapshots => self.snapshot([namespace, key], &decode(bytes)?),
+            Table::Containers => self.container([namespace, key], &decode(bytes)?),
+            Table::Sandboxes => self.sandbox([namespace, key], &decode(bytes)?),
+            Table::Meta | Table::Namespaces | Table::SnapshotChildren => return Ok(()),
+        };
+        let collectable = !matches!(node.kind, Kind::Container | Kind::Sandbox);
+        match (rooted, collectable) {
+            (true, true) => {
+                self.graph.root(node.clone());
+                self.collectable.push(node);
+            }
+            (true, false) => self.graph.root(node),
+            (false, _) => self.collectable.push(node),
         }
         Ok(())
     }
 
-    fn images(&mut self, view: &impl Read) -> Result<()> {
-        view.visit(Table::Images, None, "", &mut |namespace, name, bytes| {
-            let image: Image = decode(bytes)?;
-            let node = self.node(Kind::Image, namespace, name);
-            let flat = self.node(Kind::FlatImage, namespace, name);
-            let digest = image.target.unwrap_or_default().digest;
-            let target = self.node(Kind::Content, namespace, digest.clone());
-            let flat_target = self.node(Kind::FlatContent, namespace, digest);
-            self.graph.edge(node.clone(), target);
-            self.graph.edge(flat, flat_target);
-            self.labels(&node, &image.labels);
-            if !self.expired(&image.labels) {
-                self.graph.root(node.clone());
-            }
-            self.collectable.push(node);
-            Ok(())
-        })
+    /// Adds a record that has just been written and returns its node, or that of what a lease was made to hold.
+    fn written(
+        &mut self,
+        table: Table,
+        [namespace, key]: [&str; 2],
+        bytes: &[u8],
+    ) -> Result<Option<Node>> {
+        let place = [namespace, key];
+        if table == Table::LeaseResources {
+            return Ok(self.resource(place, false));
+        }
+        // A lease that is new holds what is written after it; its expiry is none of this collection's business.
+        self.record(table, place, bytes, &Held::new())?;
+        Ok(self.collectable.pop())
     }
 
-    fn content(&mut self, view: &impl Read) -> Result<()> {
-        view.visit(Table::Blobs, None, "", &mut |namespace, digest, bytes| {
-            let blob: Blob = decode(bytes)?;
-            let node = self.node(Kind::Content, namespace, digest);
-            self.labels(&node, &blob.labels);
-            self.rooted(&node, &blob.labels);
-            self.collectable.push(node);
-            Ok(())
-        })?;
-        view.visit(Table::Ingests, None, "", &mut |namespace, key, bytes| {
-            let ingest: Ingest = decode(bytes)?;
-            let node = self.node(Kind::Ingest, namespace, key);
-            if !ingest.shared.is_empty() {
-                let shared = self.node(Kind::Content, namespace, ingest.shared);
-                self.graph.edge(node.clone(), shared);
+    /// Returns what a lease holds by the key of its record.
+    fn resource(&mut self, [namespace, key]: [&str; 2], flat: bool) -> Option<Node> {
+        let (_, resource) = key.split_once('\0')?;
+        let (kind, id) = resource.split_once('\0')?;
+        let (kind, key) = match kind {
+            leases::CONTENT if flat => (Kind::FlatContent, id.to_owned()),
+            leases::CONTENT => (Kind::Content, id.to_owned()),
+            leases::IMAGES if flat => (Kind::FlatImage, id.to_owned()),
+            leases::IMAGES => (Kind::Image, id.to_owned()),
+            leases::INGESTS => (Kind::Ingest, id.to_owned()),
+            kind => {
+                let snapshotter = kind.strip_prefix(leases::SNAPSHOTS).unwrap_or(kind);
+                let flat_or_not = [Kind::Snapshot, Kind::FlatSnapshot];
+                (
+                    flat_or_not[usize::from(flat)],
+                    format!("{snapshotter}/{id}"),
+                )
             }
-            let expires = ingest.expire_at.map(|time| time.seconds);
-            if expires.is_some_and(|time| time >= self.now) {
-                self.graph.root(node.clone());
-            }
-            self.collectable.push(node);
-            Ok(())
-        })
+        };
+        Some(self.node(kind, namespace, key))
     }
 
-    fn snapshots(&mut self, view: &impl Read) -> Result<()> {
-        view.visit(Table::Snapshots, None, "", &mut |namespace, key, bytes| {
-            let snapshot: Snapshot = decode(bytes)?;
-            let node = self.node(Kind::Snapshot, namespace, key);
-            let flat = self.node(Kind::FlatSnapshot, namespace, key);
-            let snapshotter = key.split('/').next().unwrap_or_default();
-            if !snapshot.parent.is_empty() {
-                let parent = format!("{snapshotter}/{}", snapshot.parent);
-                let flat_parent = self.node(Kind::FlatSnapshot, namespace, parent.clone());
-                let parent = self.node(Kind::Snapshot, namespace, parent);
-                self.graph.edge(node.clone(), parent);
-                self.graph.edge(flat, flat_parent);
-            }
-            self.labels(&node, &snapshot.labels);
-            self.rooted(&node, &snapshot.labels);
-            self.collectable.push(node);
-            Ok(())
-        })
+    fn image(&mut self, [namespace, name]: [&str; 2], image: &Image) -> (Node, bool) {
+        let node = self.node(Kind::Image, namespace, name);
+        let flat = self.node(Kind::FlatImage, namespace, name);
+        let digest = image.target.as_ref().map(|target| target.digest.clone());
+        let digest = digest.unwrap_or_default();
+        let target = self.node(Kind::Content, namespace, digest.clone());
+        let flat_target = self.node(Kind::FlatContent, namespace, digest);
+        self.graph.edge(node.clone(), target);
+        self.graph.edge(flat, flat_target);
+        self.labels(&node, &image.labels);
+        (node, !self.expired(&image.labels))
+    }
+
+    fn blob(&mut self, [namespace, digest]: [&str; 2], blob: &Blob) -> (Node, bool) {
+        let node = self.node(Kind::Content, namespace, digest);
+        self.labels(&node, &blob.labels);
+        (node, rooted(&blob.labels))
+    }
+
+    fn ingest(&mut self, [namespace, key]: [&str; 2], ingest: Ingest) -> (Node, bool) {
+        let node = self.node(Kind::Ingest, namespace, key);
+        if !ingest.shared.is_empty() {
+            let shared = self.node(Kind::Content, namespace, ingest.shared);
+            self.graph.edge(node.clone(), shared);
+        }
+        let expires = ingest.expire_at.map(|time| time.seconds);
+        (node, expires.is_some_and(|time| time >= self.now))
+    }
+
+    fn snapshot(&mut self, [namespace, key]: [&str; 2], snapshot: &Snapshot) -> (Node, bool) {
+        let node = self.node(Kind::Snapshot, namespace, key);
+        let flat = self.node(Kind::FlatSnapshot, namespace, key);
+        let snapshotter = key.split('/').next().unwrap_or_default();
+        if !snapshot.parent.is_empty() {
+            let parent = format!("{snapshotter}/{}", snapshot.parent);
+            let flat_parent = self.node(Kind::FlatSnapshot, namespace, parent.clone());
+            let parent = self.node(Kind::Snapshot, namespace, parent);
+            self.graph.edge(node.clone(), parent);
+            self.graph.edge(flat, flat_parent);
+        }
+        self.labels(&node, &snapshot.labels);
+        (node, rooted(&snapshot.labels))
     }
 
     /// Containers are roots, and deleted by nobody but their clients.
-    fn containers(&mut self, view: &impl Read) -> Result<()> {
-        view.visit(Table::Containers, None, "", &mut |namespace, id, bytes| {
-            let container: Container = decode(bytes)?;
-            let node = self.node(Kind::Container, namespace, id);
-            if !container.snapshotter.is_empty() {
-                let key = format!("{}/{}", container.snapshotter, container.snapshot_key);
-                let snapshot = self.node(Kind::Snapshot, namespace, key);
-                self.graph.edge(node.clone(), snapshot);
-            }
-            self.labels(&node, &container.labels);
-            self.graph.root(node);
-            Ok(())
-        })
+    fn container(&mut self, [namespace, id]: [&str; 2], container: &Container) -> (Node, bool) {
+        let node = self.node(Kind::Container, namespace, id);
+        if !container.snapshotter.is_empty() {
+            let key = format!("{}/{}", container.snapshotter, container.snapshot_key);
+            let snapshot = self.node(Kind::Snapshot, namespace, key);
+            self.graph.edge(node.clone(), snapshot);
+        }
+        self.labels(&node, &container.labels);
+        (node, true)
     }
 
-    fn rooted(&mut self, node: &Node, labels: &Labels) {
-        if labels.keys().any(|key| key.starts_with(GC_ROOT)) {
-            self.graph.root(node.clone());
-        }
+    /// Sandboxes are roots as containers are.
+    fn sandbox(&mut self, [namespace, id]: [&str; 2], sandbox: &Sandbox) -> (Node, bool) {
+        let node = self.node(Kind::Sandbox, namespace, id);
+        self.labels(&node, &sandbox.labels);
+        (node, true)
     }
 
     /// Adds the edges that the labels of `node` make.
@@ -229,6 +339,10 @@ impl Scan {
             }
         }
     }
+}
+
+fn rooted(labels: &Labels) -> bool {
+    labels.keys().any(|key| key.starts_with(GC_ROOT))
 }
 
 /// Returns what a label refers to; `rest` is what follows the prefix: `content.l.0`, `snapshot.overlayfs/name`.

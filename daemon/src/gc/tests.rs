@@ -74,8 +74,13 @@ impl Objects {
     }
 
     fn lost(&self) -> BTreeSet<String> {
-        let lost = self.store.read(|view| scan::unreachable(view, 1000));
-        lost.unwrap().into_iter().map(|node| node.key).collect()
+        let marked = self.store.read(|view| scan::mark(view, 1000));
+        let mut marked = marked.unwrap();
+        let mut lost = BTreeSet::new();
+        while !marked.is_empty() {
+            lost.extend(marked.take(2).into_iter().map(|node| node.key));
+        }
+        lost
     }
 }
 
@@ -197,4 +202,47 @@ fn collecting_takes_no_more_than_its_share_of_the_time() {
     let pause_after = |millis| pause(Duration::from_millis(millis), 0.02).as_millis();
     assert_eq!([pause_after(0), pause_after(200)], [245, 9800]);
     assert!(pause(Duration::from_secs(1), 0.0) < Duration::from_secs(1000));
+}
+
+#[test]
+fn what_is_written_during_a_collection_keeps_what_it_leads_to() {
+    let objects = Objects::new();
+    objects
+        .blob("m", &[("containerd.io/gc.ref.content.l.0", "layer")])
+        .blob("layer", &[])
+        .blob("other", &[])
+        .snapshot("base", "", &[])
+        .snapshot("top", "base", &[]);
+    let watch = objects.store.watch();
+    let mut marked = objects.store.read(|view| scan::mark(view, 1000)).unwrap();
+    assert!(watch.take().is_empty());
+    objects
+        .lease("new", &[], &[("content", "m")])
+        .snapshot("newer", "top", &[])
+        .image("i", "other", &[]);
+    let written = watch.take();
+    written.iter().for_each(|new| marked.keep(new).unwrap());
+    while !marked.is_empty() {
+        assert_eq!(marked.take(1), []);
+    }
+}
+
+#[test]
+fn holders_go_before_what_they_hold_and_rings_together() {
+    let objects = Objects::new();
+    objects
+        .snapshot("a", "", &[])
+        .snapshot("b", "a", &[])
+        .snapshot("c", "b", &[])
+        .blob("x", &[("containerd.io/gc.ref.content.0", "y")])
+        .blob("y", &[("containerd.io/gc.ref.content.0", "x")]);
+    let mut marked = objects.store.read(|view| scan::mark(view, 1000)).unwrap();
+    let mut taken = Vec::new();
+    while !marked.is_empty() {
+        let keys = marked.take(1).into_iter().map(|node| node.key);
+        taken.push(keys.collect::<BTreeSet<_>>());
+    }
+    let expected = ["o/c", "o/b", "o/a"].map(|key| set(&[key]));
+    assert_eq!(taken[..3], expected);
+    assert_eq!(taken[3], set(&["x", "y"]));
 }

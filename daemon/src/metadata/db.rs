@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 
 use prost::Message;
@@ -35,6 +35,7 @@ pub enum Table {
     SnapshotChildren = 7,
     Leases = 8,
     LeaseResources = 9,
+    Sandboxes = 10,
 }
 
 /// What a scan does with the namespace, key and bytes of a record.
@@ -108,6 +109,7 @@ type Outcome = (Changed, Box<dyn FnOnce(Result<()>) + Send>);
 #[derive(Clone, Copy, Debug, Default)]
 struct Changed {
     any: bool,
+    mutations: u64,
     removals: u64,
 }
 
@@ -119,20 +121,21 @@ pub struct Store {
     database: Arc<Slot>,
     jobs: Sender<Job>,
     changes: Arc<Changes>,
+    journal: Arc<Journal>,
 }
 
-/// How much has been written since the store was opened.
+/// How much clients have written since the store was opened.
 #[derive(Debug, Default)]
 pub struct Changes {
-    generation: AtomicU64,
+    mutations: AtomicU64,
     removals: AtomicU64,
-    removed: Notify,
+    changed: Notify,
 }
 
 impl Changes {
-    /// Returns a number that grows with every commit.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// Returns how many writes have changed something.
+    pub fn mutations(&self) -> u64 {
+        self.mutations.load(Ordering::Acquire)
     }
 
     /// Returns how many records have been removed.
@@ -140,9 +143,76 @@ impl Changes {
         self.removals.load(Ordering::Acquire)
     }
 
-    /// Waits for the next removal; one that nobody waited for is not missed.
-    pub async fn removed(&self) {
-        self.removed.notified().await;
+    /// Waits for the next change; one that nobody waited for is not missed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn add(&self, changed: Changed) {
+        if changed.mutations > 0 {
+            self.removals.fetch_add(changed.removals, Ordering::Release);
+            self.mutations
+                .fetch_add(changed.mutations, Ordering::Release);
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A record that was put into the store.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub table: Table,
+    pub namespace: String,
+    pub key: String,
+    pub bytes: Vec<u8>,
+}
+
+/// What has been put into the store since somebody began to watch.
+#[derive(Debug, Default)]
+struct Journal {
+    written: Mutex<Option<Vec<Written>>>,
+}
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Written>>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, staged: &Staged) {
+        if let Some(written) = self.lock().as_mut() {
+            let put = staged
+                .iter()
+                .filter_map(|((table, namespace, key), bytes)| {
+                    Some(Written {
+                        table: *table,
+                        namespace: namespace.clone(),
+                        key: key.clone(),
+                        bytes: bytes.clone()?,
+                    })
+                });
+            written.extend(put);
+        }
+    }
+}
+
+/// Notes what is put into the store for as long as it lives.
+#[derive(Debug)]
+pub struct Watch(Arc<Journal>);
+
+impl Watch {
+    /// Returns what has been put since the last call. Within a write that is all that was ever put before it.
+    pub fn take(&self) -> Vec<Written> {
+        self.0
+            .lock()
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
     }
 }
 
@@ -161,6 +231,7 @@ impl Store {
             open: RwLock::new(Some(open(path)?)),
         });
         let changes = Arc::new(Changes::default());
+        let journal = Arc::new(Journal::default());
         let (jobs, queue) = channel();
         let (slot, counter) = (database.clone(), changes.clone());
         thread::Builder::new()
@@ -171,6 +242,7 @@ impl Store {
             database,
             jobs,
             changes,
+            journal,
         })
     }
 
@@ -189,9 +261,10 @@ impl Store {
         F: FnOnce(&mut Tx<'_, '_>) -> Result<T> + Send + 'static,
     {
         let (answer, done) = sync_channel(1);
+        let journal = self.journal.clone();
         let job: Job = Box::new(move |objects| {
             let (result, changed) = match objects {
-                Ok(objects) => run(objects, write),
+                Ok(objects) => run(objects, &journal, write),
                 Err(error) => (Err(error), Changed::default()),
             };
             let finish = move |committed: Result<()>| {
@@ -207,25 +280,36 @@ impl Store {
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
+
+    /// Begins to note what is put into the store; there is one watch at a time, the collector's.
+    pub fn watch(&self) -> Watch {
+        *self.journal.lock() = Some(Vec::new());
+        Watch(self.journal.clone())
+    }
 }
 
 /// Runs one write and returns its result and whether it changed anything.
 fn run<T>(
     objects: &mut Objects<'_>,
+    journal: &Journal,
     write: impl FnOnce(&mut Tx<'_, '_>) -> Result<T>,
 ) -> (Result<T>, Changed) {
     let mut tx = Tx {
         objects,
         staged: BTreeMap::new(),
+        housekeeping: false,
     };
     let result = write(&mut tx);
     if result.is_err() || tx.staged.is_empty() {
         return (result, Changed::default());
     }
+    let mutations = u64::from(!tx.housekeeping);
     let changed = Changed {
         any: true,
-        removals: tx.removals(),
+        mutations,
+        removals: mutations * tx.removals(),
     };
+    journal.note(&tx.staged);
     match tx.apply() {
         Ok(()) => (result, changed),
         Err(error) => (Err(error), changed),
@@ -306,14 +390,7 @@ fn commit_all(slot: &Slot, queue: &Receiver<Job>, changes: &Changes) {
             changed: Changed::default(),
         };
         let committed = group.commit(slot, queue);
-        if group.changed.any {
-            changes.generation.fetch_add(1, Ordering::Release);
-        }
-        if group.changed.removals > 0 {
-            let removals = group.changed.removals;
-            changes.removals.fetch_add(removals, Ordering::Release);
-            changes.removed.notify_one();
-        }
+        changes.add(group.changed);
         if let Err(error) = &committed {
             tracing::error!("commit metadata: {error:#}");
             slot.reopen();
@@ -342,6 +419,7 @@ impl Group {
             while let Some(job) = self.next.take() {
                 let (wrote, finish) = job(Ok(&mut objects));
                 self.changed.any |= wrote.any;
+                self.changed.mutations += wrote.mutations;
                 self.changed.removals += wrote.removals;
                 self.finishers.push(finish);
                 if self.finishers.len() < MAX_GROUP {
@@ -398,10 +476,19 @@ impl Read for View {
 /// A write that is under way: it sees its own changes, which others see when it has succeeded.
 pub struct Tx<'a, 'txn> {
     objects: &'a mut Objects<'txn>,
-    staged: BTreeMap<(Table, String, String), Option<Vec<u8>>>,
+    staged: Staged,
+    housekeeping: bool,
 }
 
+/// What a write is to put, and what to remove.
+type Staged = BTreeMap<(Table, String, String), Option<Vec<u8>>>;
+
 impl Tx<'_, '_> {
+    /// Says that this write is the collector's own: it makes no further collection due.
+    pub fn housekeeping(&mut self) {
+        self.housekeeping = true;
+    }
+
     /// Stores a record, making its namespace if need be.
     pub fn put<R: Message>(
         &mut self,

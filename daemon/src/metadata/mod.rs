@@ -14,6 +14,7 @@
 //! SnapshotChildren    ns, sn/p␀child   (nothing): the children of parent p
 //! Leases              ns, id           Lease: labels
 //! LeaseResources      ns, id␀type␀id   (nothing): what the lease holds
+//! Sandboxes           ns, id           Sandbox: runtime, spec, sandboxer, ...
 //! ```
 //!
 //! All tables are one redb table with the key `(u8, &str, &str)`. Records are protobuf, so that fields can be added.
@@ -32,7 +33,9 @@ pub use db::{Read, Store, Table, Tx};
 pub use images::Images;
 pub use leases::Leases;
 pub use namespaces::Namespaces;
-pub use records::{Blob, Container, Descriptor, Image, Ingest, Lease, Namespace, Snapshot};
+pub use records::{
+    Blob, Container, Descriptor, Image, Ingest, Lease, Namespace, Sandbox, Snapshot,
+};
 
 use std::time::SystemTime;
 

@@ -131,3 +131,27 @@ pub struct Lease {
     #[prost(btree_map = "string, string", tag = "3")]
     pub labels: Labels,
 }
+
+/// A sandbox: what containers share, such as a pod.
+#[derive(Clone, PartialEq, Message)]
+pub struct Sandbox {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub labels: Labels,
+    #[prost(string, tag = "3")]
+    pub runtime: String,
+    #[prost(message, optional, tag = "4")]
+    pub runtime_options: Option<Any>,
+    #[prost(message, optional, tag = "5")]
+    pub spec: Option<Any>,
+    #[prost(message, optional, tag = "6")]
+    pub created_at: Option<Timestamp>,
+    #[prost(message, optional, tag = "7")]
+    pub updated_at: Option<Timestamp>,
+    #[prost(btree_map = "string, message", tag = "8")]
+    pub extensions: BTreeMap<String, Any>,
+    /// The controller that runs it, such as `shim`.
+    #[prost(string, tag = "9")]
+    pub sandboxer: String,
+}

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use snapshotter::Snapshotter;
 
 use super::Snapshots;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::metadata::{Read, Snapshot, Table, db};
 
 impl Snapshots {
@@ -42,14 +42,9 @@ impl Snapshots {
                 .collect();
             for name in &leaves {
                 lost.remove(name);
-                match backend.remove(name) {
-                    Err(error)
-                        if matches!(error.kind(), Kind::NotFound | Kind::FailedPrecondition) =>
-                    {
-                        tracing::debug!(snapshotter, name, "kept snapshot: {error:#}");
-                    }
-                    other => other?,
-                }
+            }
+            for kept in backend.remove_all(&leaves)? {
+                tracing::debug!(snapshotter, name = kept, "kept snapshot");
             }
             if leaves.is_empty() {
                 break;

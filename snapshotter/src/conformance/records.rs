@@ -15,6 +15,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     ("what_is_not_there_is_not_found", missing),
     ("a_parent_cannot_be_removed", parents_stay),
+    ("several_are_removed_in_their_order", removals_of_many),
     ("labels_are_replaced_or_changed_one_by_one", label_updates),
     ("a_walk_is_in_order_of_names_and_ends_at_an_error", walks),
     ("a_parent_is_not_changed_by_a_commit", parents_are_kept),
@@ -102,6 +103,24 @@ fn missing(snapshotter: &dyn Snapshotter) {
         updated: std::time::SystemTime::now(),
     };
     refused(snapshotter.update(&info, &[]), NotFound);
+    assert!(names(snapshotter).is_empty());
+}
+
+fn removals_of_many(snapshotter: &dyn Snapshotter) {
+    empty_layer(snapshotter, "base", "");
+    empty_layer(snapshotter, "held", "base");
+    snapshotter.prepare("key", "held", &none()).unwrap();
+    snapshotter.view("view", "base", &none()).unwrap();
+    let asked = ["view", "held", "missing"].map(str::to_owned);
+    assert_eq!(snapshotter.remove_all(&asked).unwrap(), ["held"]);
+    let left: Vec<String> = names(snapshotter)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(left, ["base", "held", "key"]);
+    // Each may rely on those before it.
+    let asked = ["key", "held", "base"].map(str::to_owned);
+    assert!(snapshotter.remove_all(&asked).unwrap().is_empty());
     assert!(names(snapshotter).is_empty());
 }
 

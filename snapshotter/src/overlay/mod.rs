@@ -113,6 +113,10 @@ impl Snapshotter for Overlay {
         self.store.remove(key)
     }
 
+    fn remove_all(&self, keys: &[String]) -> Result<Vec<String>> {
+        self.store.remove_all(keys)
+    }
+
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {
         match self.options.upperdir_label {
             true => self.store.walk(&mut |info| match self.labelled(info) {

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sys::{Context, Result};
 
@@ -14,15 +14,16 @@ use sys::{Context, Result};
 #[derive(Debug)]
 pub(super) struct Folders {
     path: PathBuf,
-    /// Held for reading while a folder is made and recorded, for writing while strays are looked for.
-    making: RwLock<()>,
+    /// Names of folders that are being made, until their snapshots are recorded or given up.
+    making: Mutex<HashSet<String>>,
 }
 
 /// A folder that is being filled; it goes when this is dropped before it is placed.
 pub(super) struct Making<'a> {
     folders: &'a Folders,
     path: PathBuf,
-    _guard: RwLockReadGuard<'a, ()>,
+    /// Its own name, then the number that it is to have.
+    names: Mutex<Vec<String>>,
 }
 
 impl Folders {
@@ -36,7 +37,7 @@ impl Folders {
             .context(|| format!("create folder {path:?}"))?;
         Ok(Self {
             path,
-            making: RwLock::new(()),
+            making: Mutex::default(),
         })
     }
 
@@ -47,17 +48,19 @@ impl Folders {
 
     /// Begins to make a folder.
     pub fn begin(&self) -> Result<Making<'_>> {
-        let guard = self.making.read().unwrap_or_else(PoisonError::into_inner);
         let path = self.aside("new");
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .context(|| format!("create folder {path:?}"))?;
-        Ok(Making {
+        let making = Making {
             folders: self,
             path,
-            _guard: guard,
-        })
+            names: Mutex::default(),
+        };
+        making.announce(&making.path);
+        let path = &making.path;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+            .context(|| format!("create folder {path:?}"))?;
+        Ok(making)
     }
 
     /// Renames a folder aside and deletes it; what stays behind is a stray.
@@ -70,33 +73,35 @@ impl Folders {
     }
 
     /// Deletes the folders that are not of the snapshots that `known` returns.
+    ///
+    /// The folders are listed first: one that is here by then and neither being made after that nor known after that
+    /// is nobody's, so nobody has to wait while this goes on.
     pub fn sweep(&self, known: impl FnOnce() -> Result<Vec<u64>>) -> Result<()> {
+        let context = || format!("read folder {:?}", self.path);
         let mut strays = Vec::new();
-        {
-            let _guard = self.making.write().unwrap_or_else(PoisonError::into_inner);
-            let known: HashSet<String> = known()?.iter().map(u64::to_string).collect();
-            let context = || format!("read folder {:?}", self.path);
-            for entry in fs::read_dir(&self.path).context(context)? {
-                let entry = entry.context(context)?;
-                let name = entry.file_name();
-                if name.to_str().is_some_and(|name| known.contains(name)) {
-                    continue;
-                }
-                let aside = self.aside("rm");
-                match fs::rename(entry.path(), &aside) {
-                    Ok(()) => strays.push(aside),
-                    // A removal that runs at the same time deletes it.
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) => {
-                        return Err(error).context(|| format!("rename {:?} aside", entry.path()));
-                    }
-                }
+        for entry in fs::read_dir(&self.path).context(context)? {
+            strays.push(entry.context(context)?.file_name());
+        }
+        let making = self.lock().clone();
+        let known: HashSet<String> = known()?.iter().map(u64::to_string).collect();
+        strays.retain(|name| {
+            let name = name.to_string_lossy();
+            !making.contains(&*name) && !known.contains(&*name)
+        });
+        for stray in strays {
+            let (path, aside) = (self.path.join(stray), self.aside("rm"));
+            match fs::rename(&path, &aside) {
+                Ok(()) => delete(&aside)?,
+                // A removal that runs at the same time deletes it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context(|| format!("rename {path:?} aside")),
             }
         }
-        for stray in strays {
-            delete(&stray)?;
-        }
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn aside(&self, prefix: &str) -> PathBuf {
@@ -123,6 +128,7 @@ impl Making<'_> {
     /// Renames the folder to its number, in the place of what a crash left there.
     pub fn place(&self, id: u64) -> Result<PathBuf> {
         let place = self.folders.path(id);
+        self.announce(&place);
         if place.symlink_metadata().is_ok() {
             self.folders.discard(&place);
         }
@@ -132,9 +138,24 @@ impl Making<'_> {
     }
 }
 
+impl Making<'_> {
+    /// Keeps a sweep from the folder `path`.
+    fn announce(&self, path: &Path) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.folders.lock().insert(name.clone().into_owned());
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.push(name.into_owned());
+    }
+}
+
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         let _ = delete(&self.path);
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut making = self.folders.lock();
+        for name in names.iter() {
+            making.remove(name);
+        }
     }
 }
 
