@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let test = std::env::current_exe().expect("a test has a path");
-        let folder = test
-            .ancestors()
-            .nth(2)
-            .expect("a test lives in target/<profile>/deps")
-            .to_owned();
+        let program = std::env::current_exe().expect("a program has a path");
+        let mut folder = program.parent().expect("a program is in a folder");
+        // A test is in target/<profile>/deps, the bench beside our programs.
+        if folder.ends_with("deps") {
+            folder = folder.parent().expect("deps is in the profile's folder");
+        }
         if std::env::var_os("CORTEN_TESTS_NO_BUILD").is_none() {
             let mut build =
                 Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -33,7 +33,7 @@ pub fn folder() -> &'static Path {
                 "our programs do not build"
             );
         }
-        folder
+        folder.to_owned()
     })
 }
 

@@ -71,6 +71,12 @@ impl Recipe {
         self
     }
 
+    /// Adds a layer as it is, whose uncompressed bytes have this digest.
+    pub fn packed_layer(mut self, diff_id: String, layer: Blob) -> Recipe {
+        self.layers.push((diff_id, layer));
+        self
+    }
+
     /// Sets a key of the configuration's `config`, such as `Cmd`.
     pub fn config(mut self, key: &str, value: Value) -> Recipe {
         self.config.insert(key.to_owned(), value);

@@ -1,0 +1,100 @@
+//! What `bench/run` starts: measures ours beside the peers, sample by sample, and reports the ratios.
+//!
+//! `bench LAYERS`, with the folder of the large image's layers, inside the view that `bench/view` makes.
+#![forbid(unsafe_code)]
+
+mod counts;
+mod engine;
+mod memory;
+mod oci;
+mod plot;
+mod pull;
+mod report;
+mod sample;
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tests::Peers;
+
+use report::Row;
+
+/// What every measurement is given.
+pub struct Bench {
+    /// The foreign programs.
+    pub peers: Peers,
+    /// The folder of the large image's layers.
+    pub layers: PathBuf,
+    /// How many samples of each contender make a median.
+    pub samples: usize,
+}
+
+/// Rows that are measured together, because their samples are interleaved or share a set-up.
+struct Group {
+    suite: &'static str,
+    names: &'static [&'static str],
+    measure: fn(&Bench) -> Vec<Row>,
+}
+
+const fn group(names: &'static [&'static str], measure: fn(&Bench) -> Vec<Row>) -> Group {
+    Group {
+        suite: "main-job",
+        names,
+        measure,
+    }
+}
+
+const GROUPS: &[Group] = &[
+    group(oci::RUN, oci::run),
+    group(oci::EXEC, oci::exec),
+    group(engine::RUN, engine::run),
+    group(engine::EXEC, engine::exec),
+    group(memory::SHIMS, memory::shims),
+    group(memory::IDLE, memory::idle),
+    group(counts::NAMES, counts::measure),
+    group(pull::GZIP, pull::gzip),
+    group(pull::ZSTD, pull::zstd),
+];
+
+fn main() -> ExitCode {
+    let Some(layers) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: bench LAYERS, by way of `make bench`");
+        return ExitCode::FAILURE;
+    };
+    let Some(peers) = Peers::find() else {
+        eprintln!("bench: no peers; run tests/peers");
+        return ExitCode::FAILURE;
+    };
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let bench = Bench {
+        peers,
+        layers,
+        samples: variable("BENCH_N").parse().unwrap_or(30),
+    };
+    let only = variable("BENCH_ONLY");
+    let mut rows = Vec::new();
+    let mut failed: Vec<&str> = Vec::new();
+    for group in GROUPS {
+        if !group.names.iter().any(|name| name.starts_with(&only)) {
+            continue;
+        }
+        eprintln!("bench: {}", group.names.join(" "));
+        // One measurement that cannot be made must not hide the others.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| (group.measure)(&bench))) {
+            Ok(measured) => rows.extend(measured.into_iter().map(|row| (group.suite, row))),
+            Err(_) => failed.extend(group.names),
+        }
+    }
+    rows.retain(|(_, row)| row.name.starts_with(&only));
+    let whole = only.is_empty() && failed.is_empty();
+    if let Err(error) = report::publish(&rows, whole) {
+        eprintln!("bench: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    if !failed.is_empty() {
+        eprintln!("bench: not measured: {}", failed.join(" "));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

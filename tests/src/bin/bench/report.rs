@@ -1,0 +1,232 @@
+//! The rows of the report: printed as a table, kept in `target/bench/summary.tsv`, drawn, and shown in the README.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tests::command;
+
+use crate::plot;
+
+const COLUMNS: &str = "suite\tname\tunit\tours\tpeer\tpeer_version\tratio\tgoal\tmet";
+const BEGIN: &str = "<!-- measured: written by make bench -->\n";
+const END: &str = "<!-- measured: end -->\n";
+
+/// One comparison.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What is compared; unique in its suite.
+    pub name: &'static str,
+    /// The unit of both values; empty for counts.
+    pub unit: &'static str,
+    /// Our median.
+    pub ours: f64,
+    /// The peer's median.
+    pub peer: f64,
+    /// The peer and its version.
+    pub version: String,
+    /// The largest ratio that is good enough.
+    pub goal: Option<f64>,
+}
+
+impl Row {
+    /// Returns a row without a goal.
+    pub fn new(name: &'static str, unit: &'static str, ours: f64, peer: f64) -> Row {
+        Row {
+            name,
+            unit,
+            ours,
+            peer,
+            version: String::new(),
+            goal: None,
+        }
+    }
+
+    /// Says who the peer is.
+    pub fn peer(mut self, name: &str, version: &str) -> Row {
+        self.version = format!("{name} {version}");
+        self
+    }
+
+    /// Sets the largest ratio that is good enough.
+    pub fn goal(mut self, goal: f64) -> Row {
+        self.goal = Some(goal);
+        self
+    }
+
+    fn line(&self, suite: &str) -> Line {
+        let ratio = self.ours / self.peer;
+        let met = self
+            .goal
+            .map(|goal| if ratio <= goal { "yes" } else { "no" });
+        let fields = [
+            suite.to_owned(),
+            self.name.to_owned(),
+            self.unit.to_owned(),
+            number(self.ours),
+            number(self.peer),
+            self.version.clone(),
+            format!("{ratio:.3}"),
+            self.goal.map_or("-".to_owned(), |goal| goal.to_string()),
+            met.unwrap_or("-").to_owned(),
+        ];
+        Line(fields)
+    }
+}
+
+/// A line of the summary, in the order of its columns.
+#[derive(Debug, Clone)]
+pub struct Line([String; 9]);
+
+impl Line {
+    fn parse(text: &str) -> Option<Line> {
+        let fields: Vec<String> = text.split('\t').map(str::to_owned).collect();
+        fields.try_into().ok().map(Line)
+    }
+
+    /// Returns the suite.
+    pub fn suite(&self) -> &str {
+        &self.0[0]
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        &self.0[1]
+    }
+
+    /// Returns the peer and its version.
+    pub fn peer(&self) -> &str {
+        &self.0[5]
+    }
+
+    /// Returns ours divided by the peer's.
+    pub fn ratio(&self) -> Option<f64> {
+        self.0[6]
+            .parse()
+            .ok()
+            .filter(|ratio: &f64| ratio.is_finite())
+    }
+
+    /// Returns the largest ratio that is good enough.
+    pub fn goal(&self) -> Option<f64> {
+        self.0[7].parse().ok()
+    }
+
+    fn key(&self) -> (&str, &str) {
+        (self.suite(), self.name())
+    }
+}
+
+/// Prints the rows and puts them into the summary, where rows that were not measured now stay; draws the plots.
+///
+/// The README gets them only of a `whole` run, so that what it shows was measured side by side.
+pub fn publish(rows: &[(&str, Row)], whole: bool) -> Result<()> {
+    let lines: Vec<Line> = rows.iter().map(|(suite, row)| row.line(suite)).collect();
+    print!("{}", table(&lines));
+    let summary = Path::new("target/bench/summary.tsv");
+    let all = merge(&fs::read_to_string(summary).unwrap_or_default(), lines);
+    let text: String = all.iter().map(|line| line.0.join("\t") + "\n").collect();
+    write(summary, &format!("{COLUMNS}\n{text}"))?;
+    let mut suites: Vec<&str> = all.iter().map(Line::suite).collect();
+    suites.dedup();
+    for suite in suites {
+        let of: Vec<&Line> = all.iter().filter(|line| line.suite() == suite).collect();
+        write(
+            &PathBuf::from(format!("docs/bench/{suite}.svg")),
+            &plot::draw(suite, &of),
+        )?;
+    }
+    if whole {
+        let readme = Path::new("README.md");
+        let old = fs::read_to_string(readme).context("read README.md")?;
+        if let Some(new) = with_table(&old, &all) {
+            write(readme, &new)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns a program's version, the first word of what it says that begins with a digit.
+pub fn version(program: &Path) -> String {
+    let said = command::run(Command::new(program).arg("--version")).ok();
+    said.split_whitespace()
+        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()))
+        .unwrap_or("unknown")
+        .to_owned()
+}
+
+/// Returns the old lines with the new ones in their places or after them.
+fn merge(old: &str, new: Vec<Line>) -> Vec<Line> {
+    let mut all: Vec<Line> = old.lines().skip(1).filter_map(Line::parse).collect();
+    for line in new {
+        match all.iter_mut().find(|known| known.key() == line.key()) {
+            Some(known) => *known = line,
+            None => all.push(line),
+        }
+    }
+    // Stable: the rows of a suite stay in order.
+    all.sort_by(|a, b| a.suite().cmp(b.suite()));
+    all
+}
+
+fn table(lines: &[Line]) -> String {
+    let header = Line(
+        COLUMNS
+            .split('\t')
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+            .try_into()
+            .expect("as many columns as fields"),
+    );
+    let all: Vec<&Line> = std::iter::once(&header).chain(lines).collect();
+    let width = |column: usize| {
+        all.iter()
+            .map(|line| line.0[column].len())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..9).map(width).collect();
+    let mut text = String::new();
+    for line in &all {
+        for (column, field) in line.0.iter().enumerate() {
+            let width = widths[column];
+            match column {
+                3 | 4 | 6 | 7 => text.push_str(&format!("{field:>width$}  ")),
+                _ => text.push_str(&format!("{field:<width$}  ")),
+            }
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// Returns the README with the table between its markers, if it has them.
+fn with_table(readme: &str, lines: &[Line]) -> Option<String> {
+    let (before, rest) = readme.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    let mut text = String::from(
+        "\n| measured | ours | peer's | peer | ratio | goal |\n|---|--:|--:|---|--:|--:|\n",
+    );
+    for Line([_, name, unit, ours, peer, version, ratio, goal, met]) in lines {
+        let missed = if met == "no" { " (missed)" } else { "" };
+        text.push_str(&format!(
+            "| {name} | {ours} {unit} | {peer} {unit} | {version} | {ratio} | {goal}{missed} |\n"
+        ));
+    }
+    Some(format!("{before}{BEGIN}{text}\n{END}{after}"))
+}
+
+fn number(value: f64) -> String {
+    match value {
+        value if value.fract() == 0.0 || value >= 1000.0 => format!("{value:.0}"),
+        value => format!("{value:.2}"),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().context("a file is in a folder")?;
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, text));
+    written.with_context(|| format!("write {}", path.display()))
+}
