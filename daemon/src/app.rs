@@ -27,8 +27,9 @@ use crate::error::{Error, Result};
 use crate::events::Exchange;
 use crate::gc::Collector;
 use crate::listen::{self, Lock};
-use crate::metadata::{Containers, Images, Leases, Namespaces, Store};
+use crate::metadata::{Containers, Images, Leases, Namespaces, Sandboxes, Store};
 use crate::plugins::{Plugin, Plugins};
+use crate::sandbox::Controller;
 use crate::services;
 use crate::snapshots::Snapshots;
 use crate::tasks::bundle::Folders;
@@ -49,6 +50,8 @@ const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
 const RUNTIME: &str = "io.containerd.runtime.v2";
+const SANDBOX_CONTROLLER: &str = "io.containerd.sandbox.controller.v1";
+const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
 const SHIM: &str = "io.containerd.shim.v1";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 
@@ -83,6 +86,8 @@ pub struct Parts {
     pub snapshots: Snapshots,
     pub collector: Collector,
     pub tasks: Tasks,
+    pub sandboxes: Sandboxes,
+    pub sandbox_controller: Controller,
 }
 
 /// Builds the daemon that `config` asks for; it must be called within a tokio runtime.
@@ -134,7 +139,15 @@ pub fn build(config: &Config) -> Result<App> {
             .export("log-uri-schemes", "fifo,binary,file"),
     );
 
+    let sandboxes = Sandboxes::new(store.clone());
+    plugins.record(Plugin::new(SANDBOX_STORE, "local").requires(&[METADATA]));
+    let shims = tasks.shims().clone();
+    let sandbox_controller = Controller::new(shims, sandboxes.clone(), events.clone());
+    plugins.record(Plugin::new(SANDBOX_CONTROLLER, "shim").requires(&[SHIM, EVENT, SANDBOX_STORE]));
+
     let parts = Parts {
+        sandboxes,
+        sandbox_controller,
         namespaces: Namespaces::new(store.clone(), events.clone()),
         images: Images::new(store.clone(), events.clone()),
         containers,
@@ -232,8 +245,17 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
     services.add("images", &[METADATA, GC], limited!(images, limit));
     let leases = services::leases::server(parts.leases.clone(), parts.collector.clone());
     services.add("leases", &[LEASE, GC], limited!(leases, limit));
+    services.add("mounts", &[], limited!(services::mounts::server(), limit));
     let namespaces = services::namespaces::server(parts.namespaces.clone());
     services.add("namespaces", &[METADATA], limited!(namespaces, limit));
+    let controller = services::sandboxes::controller(parts.sandbox_controller.clone());
+    services.add(
+        "sandbox-controllers",
+        &[SANDBOX_CONTROLLER],
+        limited!(controller, limit),
+    );
+    let sandboxes = services::sandboxes::store(parts.sandboxes.clone());
+    services.add("sandboxes", &[SANDBOX_STORE], limited!(sandboxes, limit));
     let snapshots = services::snapshots::server(parts.snapshots.clone());
     services.add("snapshots", &[METADATA], limited!(snapshots, limit));
     let tasks = services::tasks::server(parts.tasks.clone());
@@ -260,7 +282,7 @@ impl App {
                 tracing::error!("take events of shims: {error}");
             }
         });
-        self.parts.tasks.reload().await
+        self.parts.tasks.reload(&self.parts.sandboxes).await
     }
 
     /// Serves gRPC on `listener` until `shutdown` is ready and what was being answered by then is.

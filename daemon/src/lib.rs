@@ -19,6 +19,7 @@ pub mod metadata;
 pub mod notify;
 pub mod plugins;
 pub mod registry;
+pub mod sandbox;
 pub mod services;
 pub mod snapshots;
 pub mod tasks;

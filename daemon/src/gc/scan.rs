@@ -7,7 +7,8 @@ use super::mark::Graph;
 use super::time;
 use crate::error::Result;
 use crate::labels::{GC_EXPIRE, GC_FLAT, GC_ROOT, Labels};
-use crate::metadata::db::{Written, decode};
+use crate::metadata::changes::Written;
+use crate::metadata::db::decode;
 use crate::metadata::{
     Blob, Container, Image, Ingest, Lease, Read, Sandbox, Snapshot, Table, leases,
 };

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::Notify;
 
+use super::changes::{Changed, Changes, Journal, Staged, Watch};
 use super::records::Namespace;
 use crate::error::{Error, Kind, Result};
 
@@ -105,14 +104,6 @@ type Job = Box<dyn FnOnce(Result<&mut Objects<'_>>) -> Outcome + Send>;
 /// What a job leaves: how to answer its caller once the commit is known to have worked or not.
 type Outcome = (Changed, Box<dyn FnOnce(Result<()>) + Send>);
 
-/// What one write, or those that share a commit, have changed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Changed {
-    any: bool,
-    mutations: u64,
-    removals: u64,
-}
-
 type Objects<'txn> = redb::Table<'txn, (u8, &'static str, &'static str), &'static [u8]>;
 
 /// The store; clones of the `Arc` it is kept in share one database.
@@ -122,98 +113,6 @@ pub struct Store {
     jobs: Sender<Job>,
     changes: Arc<Changes>,
     journal: Arc<Journal>,
-}
-
-/// How much clients have written since the store was opened.
-#[derive(Debug, Default)]
-pub struct Changes {
-    mutations: AtomicU64,
-    removals: AtomicU64,
-    changed: Notify,
-}
-
-impl Changes {
-    /// Returns how many writes have changed something.
-    pub fn mutations(&self) -> u64 {
-        self.mutations.load(Ordering::Acquire)
-    }
-
-    /// Returns how many records have been removed.
-    pub fn removals(&self) -> u64 {
-        self.removals.load(Ordering::Acquire)
-    }
-
-    /// Waits for the next change; one that nobody waited for is not missed.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    fn add(&self, changed: Changed) {
-        if changed.mutations > 0 {
-            self.removals.fetch_add(changed.removals, Ordering::Release);
-            self.mutations
-                .fetch_add(changed.mutations, Ordering::Release);
-            self.changed.notify_one();
-        }
-    }
-}
-
-/// A record that was put into the store.
-#[derive(Clone, Debug)]
-pub struct Written {
-    pub table: Table,
-    pub namespace: String,
-    pub key: String,
-    pub bytes: Vec<u8>,
-}
-
-/// What has been put into the store since somebody began to watch.
-#[derive(Debug, Default)]
-struct Journal {
-    written: Mutex<Option<Vec<Written>>>,
-}
-
-impl Journal {
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<Written>>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, staged: &Staged) {
-        if let Some(written) = self.lock().as_mut() {
-            let put = staged
-                .iter()
-                .filter_map(|((table, namespace, key), bytes)| {
-                    Some(Written {
-                        table: *table,
-                        namespace: namespace.clone(),
-                        key: key.clone(),
-                        bytes: bytes.clone()?,
-                    })
-                });
-            written.extend(put);
-        }
-    }
-}
-
-/// Notes what is put into the store for as long as it lives.
-#[derive(Debug)]
-pub struct Watch(Arc<Journal>);
-
-impl Watch {
-    /// Returns what has been put since the last call. Within a write that is all that was ever put before it.
-    pub fn take(&self) -> Vec<Written> {
-        self.0
-            .lock()
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        *self.0.lock() = None;
-    }
 }
 
 /// The open database. redb refuses all work after an I/O error (a full disk) until it is opened again.
@@ -283,8 +182,7 @@ impl Store {
 
     /// Begins to note what is put into the store; there is one watch at a time, the collector's.
     pub fn watch(&self) -> Watch {
-        *self.journal.lock() = Some(Vec::new());
-        Watch(self.journal.clone())
+        self.journal.watch()
     }
 }
 
@@ -479,9 +377,6 @@ pub struct Tx<'a, 'txn> {
     staged: Staged,
     housekeeping: bool,
 }
-
-/// What a write is to put, and what to remove.
-type Staged = BTreeMap<(Table, String, String), Option<Vec<u8>>>;
 
 impl Tx<'_, '_> {
     /// Says that this write is the collector's own: it makes no further collection due.

@@ -21,12 +21,14 @@
 //! Reads see a snapshot and never wait. Writes go through one thread, which commits what has queued up together:
 //! [`Store::write`] returns when the change is on disk.
 
+pub mod changes;
 pub mod containers;
 pub mod db;
 pub mod images;
 pub mod leases;
 pub mod namespaces;
 pub mod records;
+pub mod sandboxes;
 
 pub use containers::Containers;
 pub use db::{Read, Store, Table, Tx};
@@ -36,6 +38,7 @@ pub use namespaces::Namespaces;
 pub use records::{
     Blob, Container, Descriptor, Image, Ingest, Lease, Namespace, Sandbox, Snapshot,
 };
+pub use sandboxes::Sandboxes;
 
 use std::time::SystemTime;
 

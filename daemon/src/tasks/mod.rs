@@ -36,7 +36,7 @@ use crate::blocking::blocking;
 use crate::context::Context;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::filter::{self, Fields, Filter};
-use crate::metadata::{Container, Containers};
+use crate::metadata::{Container, Containers, Sandboxes};
 pub use config::Config;
 pub use exit::Exit;
 use shim::Shim;
@@ -71,8 +71,8 @@ impl Tasks {
     }
 
     /// Finds the tasks of an earlier daemon.
-    pub async fn reload(&self) -> Result<()> {
-        self.shims.reload(&self.containers).await
+    pub async fn reload(&self, sandboxes: &Sandboxes) -> Result<()> {
+        self.shims.reload(&self.containers, sandboxes).await
     }
 
     /// Returns the shims, for the events that they send.

@@ -13,7 +13,7 @@ use super::shims::Shims;
 use crate::blocking::blocking;
 use crate::context;
 use crate::error::{Error, Kind, Result};
-use crate::metadata::Containers;
+use crate::metadata::{Containers, Sandboxes};
 
 /// How many bundles are looked at at a time.
 const CONCURRENT: usize = 64;
@@ -22,11 +22,13 @@ const LOAD: Duration = Duration::from_secs(5);
 
 impl Shims {
     /// Connects to all shims that still run, and cleans up after those that do not.
-    pub async fn reload(&self, containers: &Containers) -> Result<()> {
+    pub async fn reload(&self, containers: &Containers, sandboxes: &Sandboxes) -> Result<()> {
         let folders = self.folders().clone();
         let bundles = blocking(move || folders.list()).await?;
         stream::iter(bundles)
-            .for_each_concurrent(CONCURRENT, |bundle| self.load(bundle, containers))
+            .for_each_concurrent(CONCURRENT, |bundle| {
+                self.load(bundle, containers, sandboxes)
+            })
             .await;
         let shims = self.clone();
         blocking(move || {
@@ -36,7 +38,7 @@ impl Shims {
         .await
     }
 
-    async fn load(&self, bundle: Bundle, containers: &Containers) {
+    async fn load(&self, bundle: Bundle, containers: &Containers, sandboxes: &Sandboxes) {
         let (namespace, id) = (&bundle.namespace, &bundle.id);
         let Ok(hold) = self.hold(namespace, id) else {
             return;
@@ -56,7 +58,7 @@ impl Shims {
             }
         };
         match self.reconnect(&bundle, binary.clone()).await {
-            Ok(shim) => match has_task(&shim).await {
+            Ok(shim) => match is_sandbox(&bundle, sandboxes) || has_task(&shim).await {
                 true => {
                     tracing::debug!(ns = namespace, id, "found a task again");
                     self.publish(hold, shim);
@@ -93,6 +95,12 @@ impl Shims {
         let container = containers.get(&context, &bundle.id)?;
         self.resolver().resolve(&container.runtime)
     }
+}
+
+/// Returns whether the shim was started for a sandbox, which need not have a task.
+fn is_sandbox(bundle: &Bundle, sandboxes: &Sandboxes) -> bool {
+    let context = context::Context::new(&bundle.namespace);
+    context.is_ok_and(|context| sandboxes.get(&context, &bundle.id).is_ok())
 }
 
 /// Returns whether the shim has its task. One that does not answer may well have it, and is kept.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use api_protos::containerd::runtime::sandbox::v1::sandbox_ttrpc::SandboxClient;
 use api_protos::containerd::task::v2::task_ttrpc::NAME as V2;
 use api_protos::containerd::task::v3::task_ttrpc::{NAME as V3, TaskClient};
 use corten_ttrpc::{Client, Context as Call};
@@ -36,6 +37,7 @@ pub struct Shim {
     /// Which of the task's last events have been published.
     pub told: Told,
     client: Client,
+    endpoint: Endpoint,
     /// Whether the shim knows only version 2 of the task API; both have the same messages.
     old: AtomicBool,
     /// How the task ended, once the shim is gone.
@@ -61,6 +63,7 @@ impl Shim {
             binary,
             told: Told::default(),
             client,
+            endpoint: endpoint.clone(),
             old: AtomicBool::new(endpoint.version < 3),
             gone: watch::Sender::new(None),
             _log: log,
@@ -96,6 +99,33 @@ impl Shim {
             },
         };
         result.map_err(|error| self.explain(error))
+    }
+
+    /// Makes a call of the sandbox API, which not every shim serves.
+    pub async fn call_sandbox<T, F>(
+        &self,
+        limit: Option<Duration>,
+        make: impl FnOnce(SandboxClient, Call) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut call = Call::new().with_metadata(NAMESPACE, &self.bundle.namespace);
+        if let Some(limit) = limit {
+            call = call.with_timeout(limit);
+        }
+        let client = SandboxClient::new(self.client.clone());
+        make(client, call)
+            .await
+            .map_err(|error| match error.kind() {
+                Kind::Unimplemented => error.context("the shim serves no sandboxes"),
+                _ => self.explain(error),
+            })
+    }
+
+    /// Returns where the shim listens, and the version of the task API there.
+    pub fn endpoint(&self) -> (String, u32) {
+        (self.endpoint.address.clone(), self.endpoint.version)
     }
 
     /// Waits until the connection is lost.
