@@ -1,8 +1,13 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: test demo bench lint deny peers
+.PHONY: test test-docker demo bench lint deny peers
 
 test:
 	@bash tests/run
+
+# Debian's newest Docker on top of cortend, all of its cases, each compared with Docker on upstream containerd.
+test-docker:
+	@bash tests/peers-docker
+	CORTEN_TESTS_DOCKER=all cargo test -p tests --test cases docker::
 
 # The engine end to end, from a release build to nothing left behind.
 demo:

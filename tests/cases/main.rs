@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod ctr;
+mod docker;
 mod lifecycle;
 mod tidy;

@@ -1,6 +1,6 @@
 //! A container daemon on a private root, state and socket: ours or upstream's.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::leftovers::Leftovers;
-use crate::{Ctr, Peers, binaries, command, eventually};
+use crate::{Ctr, Network, Peers, binaries, command, eventually};
 
 /// Whose daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub struct Daemon {
     child: Option<Child>,
     folder: TempDir,
     config: String,
+    network: Option<Network>,
 }
 
 impl Daemon {
@@ -47,6 +48,16 @@ impl Daemon {
 
     /// Starts a daemon with these lines at the end of its configuration file.
     pub fn start_with(engine: Engine, peers: &Peers, config: &str) -> Daemon {
+        Daemon::start_in(engine, peers, config, None)
+    }
+
+    /// Starts a daemon like [`Daemon::start_with`], in a network of its own if there is one.
+    pub fn start_in(
+        engine: Engine,
+        peers: &Peers,
+        config: &str,
+        network: Option<Network>,
+    ) -> Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mut daemon = Daemon {
@@ -59,6 +70,7 @@ impl Daemon {
                 .tempdir()
                 .expect("make a folder"),
             config: config.to_owned(),
+            network,
         };
         daemon.spawn();
         daemon
@@ -67,6 +79,14 @@ impl Daemon {
     /// Returns the folder of root, state, socket and logs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Returns a command that runs `program` in the daemon's network.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        match &self.network {
+            Some(network) => network.command(program),
+            None => Command::new(program),
+        }
     }
 
     /// Returns the path of the daemon's socket.
@@ -154,7 +174,7 @@ impl Daemon {
             .append(true)
             .open(folder.join("log"))
             .expect("open the log");
-        let mut command = Command::new(program);
+        let mut command = self.command(program);
         command
             .arg("--config")
             .arg(&config)

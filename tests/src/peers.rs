@@ -15,15 +15,7 @@ pub struct Peers {
 impl Peers {
     /// Returns the peers, or nothing when `tests/peers` has not run on this machine.
     pub fn find() -> Option<Peers> {
-        let cache =
-            std::env::var_os("CORTEN_PEERS").unwrap_or_else(|| "/var/cache/corten-peers".into());
-        let text = fs::read_to_string(PathBuf::from(cache).join("peers.env")).ok()?;
-        let value = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-                .map(PathBuf::from)
-                .filter(|dir| dir.is_dir())
-        };
+        let value = |name| folder("peers.env", name);
         Some(Peers {
             sid: value("PEERS_SID")?,
             bookworm: value("PEERS_BOOKWORM")?,
@@ -42,4 +34,15 @@ impl Peers {
         }
         found
     }
+}
+
+/// Returns the folder that one of the scripts has written down by this name, if it is there.
+pub(crate) fn folder(file: &str, name: &str) -> Option<PathBuf> {
+    let cache =
+        std::env::var_os("CORTEN_PEERS").unwrap_or_else(|| "/var/cache/corten-peers".into());
+    let text = fs::read_to_string(PathBuf::from(cache).join(file)).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_dir())
 }

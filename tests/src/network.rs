@@ -1,0 +1,51 @@
+//! A network namespace with nothing in it but loopback.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// A network that lasts until it is dropped, whatever happens to the programs in it.
+#[derive(Debug)]
+pub struct Network {
+    holder: Child,
+}
+
+impl Network {
+    /// Makes a network with loopback up and forwarding on.
+    pub fn new() -> Network {
+        let make =
+            "ip link set lo up && echo 1 >/proc/sys/net/ipv4/ip_forward && echo up && read _";
+        // It ends when we do: its standard input is a pipe of ours.
+        let mut holder = Command::new("unshare")
+            .args(["--net", "sh", "-c", make])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("make a network");
+        let told = holder.stdout.take().expect("asked for a pipe");
+        let mut said = String::new();
+        let _ = BufReader::new(told).read_line(&mut said);
+        assert_eq!(said, "up\n", "the network is made");
+        Network { holder }
+    }
+
+    /// Returns a command that runs `program` in this network.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
+        command.arg("--").arg(program);
+        command
+    }
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network::new()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
