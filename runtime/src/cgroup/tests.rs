@@ -327,7 +327,8 @@ fn use_is_counted() {
         return;
     }
     let group = Group::create("stats", DOCKER).unwrap();
-    let mut process = Process::run("sh", &["-c", "read line"]);
+    // Not a shell that reads: its stdin may be at its end, and then so is the shell.
+    let mut process = Process::sleeping();
     group.0.join(process.pid()).unwrap();
     let Stats::V1(metrics) = group.0.stats().unwrap() else {
         panic!("not of v1");
