@@ -3,5 +3,6 @@
 
 mod ctr;
 mod docker;
+mod demo;
 mod lifecycle;
 mod tidy;

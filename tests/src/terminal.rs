@@ -106,7 +106,12 @@ impl Terminal {
 
     /// Waits for the program's end and returns its exit code.
     pub fn wait(&mut self) -> Option<i32> {
-        command::wait(&mut self.child, Duration::from_secs(20))
+        self.wait_for(Duration::from_secs(20))
+    }
+
+    /// Waits for the program's end for at most `limit` and returns its exit code.
+    pub fn wait_for(&mut self, limit: Duration) -> Option<i32> {
+        command::wait(&mut self.child, limit)
     }
 
     /// Returns the pid of the program's parent, which forwards its exit code.
