@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ctr;
-mod docker;
 mod demo;
+mod docker;
 mod lifecycle;
 mod tidy;

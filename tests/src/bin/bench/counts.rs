@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ::tests::{Daemon, command, eventually};
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Daemon, command, eventually};
 
 use crate::Bench;
 use crate::engine::{IMAGE, Pair, id, upstream};
@@ -117,5 +117,35 @@ fn classify(call: &str) -> Option<&'static str> {
         "clone" | "clone3" if call.contains("CLONE_THREAD") => Some("count-threads"),
         "clone" | "clone3" | "fork" | "vfork" => Some("count-processes"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_where_they_return_by_what_they_began_with() {
+        let trace = "\
+10 clone3({flags=CLONE_VM|CLONE_THREAD, stack_size=9}, 88 <unfinished ...>
+11 fsync(3)                          = 0
+10 <... clone3 resumed> => {parent_tid=[12]}, 88) = 12
+12 execve(\"/bin/true\", [\"true\"], 0x7ffd /* 3 vars */) = 0
+12 execve(\"/bin/none\", [\"none\"], 0x7ffd /* 3 vars */) = -1 ENOENT (No such file or directory)
+12 mount(NULL, \"/\", NULL, MS_REC|MS_PRIVATE, NULL) = 0
+12 move_mount(5, \"\", 4, \"\", MOVE_MOUNT_F_EMPTY_PATH) = 0
+12 clone(child_stack=NULL, flags=SIGCHLD) = 13
+13 +++ exited with 0 +++
+";
+        assert_eq!(
+            successes(trace),
+            [
+                "count-fsyncs",
+                "count-threads",
+                "count-execs",
+                "count-mounts",
+                "count-processes"
+            ]
+        );
     }
 }

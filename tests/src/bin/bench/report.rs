@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ::tests::command;
 use anyhow::{Context, Result};
-use tests::command;
 
 use crate::plot;
 
@@ -229,4 +229,48 @@ fn write(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().context("a file is in a folder")?;
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, text));
     written.with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(name: &'static str, ours: f64, goal: f64) -> Line {
+        Row::new(name, "ms", ours, 2.0)
+            .peer("runc", "1")
+            .goal(goal)
+            .line("main-job")
+    }
+
+    #[test]
+    fn a_goal_is_met_up_to_its_value() {
+        assert_eq!(line("run", 1.0, 0.5).0[8], "yes");
+        assert_eq!(line("run", 1.01, 0.5).0[8], "no");
+    }
+
+    #[test]
+    fn new_lines_take_the_places_of_old_ones() {
+        let old = [line("run", 1.0, 0.5), line("exec", 1.0, 0.5)].map(|line| line.0.join("\t"));
+        let old = format!("{COLUMNS}\n{}\n", old.join("\n"));
+        let all = merge(&old, vec![line("pull", 3.0, 0.5), line("run", 3.0, 0.5)]);
+        let names: Vec<&str> = all.iter().map(Line::name).collect();
+        assert_eq!(names, ["run", "exec", "pull"]);
+        assert_eq!(all[0].ratio(), Some(1.5));
+    }
+
+    #[test]
+    fn the_readme_keeps_what_is_around_its_table() {
+        let readme = format!("before\n{BEGIN}old\n{END}after\n");
+        let new = with_table(&readme, &[line("run", 3.0, 0.5)]).unwrap();
+        assert!(
+            new.starts_with("before\n") && new.ends_with("after\n"),
+            "{new}"
+        );
+        assert!(
+            new.contains("| run | 3 ms | 2 ms | runc 1 | 1.500 | 0.5 (missed) |"),
+            "{new}"
+        );
+        assert!(!new.contains("old"), "{new}");
+        assert_eq!(with_table(&new, &[line("run", 3.0, 0.5)]), Some(new));
+    }
 }
