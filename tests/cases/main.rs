@@ -4,5 +4,6 @@
 mod ctr;
 mod demo;
 mod docker;
+mod docs;
 mod lifecycle;
 mod tidy;
