@@ -46,7 +46,7 @@ pub fn run(bench: &Bench) -> Vec<Row> {
         Row::new("run-vs-crun", "ms", medians[0], medians[2])
             .peer("crun", &version(&crun))
             .goal(1.0),
-        Row::new("run-vs-floor", "ms", medians[0], medians[3]).peer("floor", "-"),
+        Row::new("run-vs-floor", "ms", medians[0], medians[3]).peer("floor", ""),
     ]
 }
 

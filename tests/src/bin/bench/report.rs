@@ -45,7 +45,7 @@ impl Row {
 
     /// Says who the peer is.
     pub fn peer(mut self, name: &str, version: &str) -> Row {
-        self.version = format!("{name} {version}");
+        self.version = format!("{name} {version}").trim_end().to_owned();
         self
     }
 
