@@ -85,7 +85,6 @@ fn make_init(
         .and_then(|linux| linux.seccomp().as_ref());
     let namespaces = Namespaces::of_init(spec)?;
     let maps_users = namespaces.makes(LinuxNamespaceType::User);
-    let clone_fd = cgroup.clone_fd()?;
     let (maker, made) = sync::pair()?;
     let plan = InitPlan {
         plan: Plan {
@@ -98,6 +97,7 @@ fn make_init(
             preserve_fds: options.preserve_fds,
             keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
             procfs: Procfs::open()?,
+            entrance: cgroup.entrance()?,
             seccomp: profile.map(seccomp::compile).transpose()?,
             sync: made,
         },
@@ -105,18 +105,15 @@ fn make_init(
         rootfs: &record.rootfs,
         no_pivot: options.no_pivot,
         gate: dir.make_gate()?,
-        wait_first: maps_users || clone_fd.is_none(),
+        wait_first: maps_users,
         state: state_text(record, 0)?,
     };
-    let child = plan
-        .plan
+    let spawned = &plan.plan;
+    let child = spawned
         .namespaces
-        .spawn(clone_fd.as_ref().map(OwnedFd::as_fd), || run_init(&plan))?;
+        .spawn(spawned.entrance.clone_fd(), || run_init(&plan))?;
     let pid = child.pid;
     undo.child = Some(child);
-    if clone_fd.is_none() {
-        cgroup.join(pid)?;
-    }
     if maps_users {
         map_users(&plan.plan.procfs, pid, spec)?;
     }

@@ -1,6 +1,6 @@
 //! Running a further process in a container.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{Process as ProcessSpec, Spec};
 use sys::procfs::Procfs;
@@ -28,8 +28,6 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         .linux()
         .as_ref()
         .and_then(|linux| linux.seccomp().as_ref());
-    let cgroup = &record.cgroup;
-    let clone_fd = cgroup.clone_fd()?;
     let (maker, made) = sync::pair()?;
     let plan = Plan {
         spec,
@@ -41,19 +39,15 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         preserve_fds: options.preserve_fds,
         keyring: None,
         procfs: Procfs::open()?,
+        entrance: record.cgroup.entrance()?,
         seccomp: profile.map(seccomp::compile).transpose()?,
         sync: made,
     };
     let child = plan
         .namespaces
-        .spawn(clone_fd.as_ref().map(OwnedFd::as_fd), || run_exec(&plan))?;
-    let joined = match &clone_fd {
-        Some(_) => Ok(()),
-        None => cgroup.join(child.pid),
-    };
-    let result = joined
-        .and_then(|()| set_oom_score(&plan.procfs, child.pid, process.oom_score_adj()))
-        .and_then(|()| maker.go());
+        .spawn(plan.entrance.clone_fd(), || run_exec(&plan))?;
+    let result =
+        set_oom_score(&plan.procfs, child.pid, process.oom_score_adj()).and_then(|()| maker.go());
     drop(plan);
     let result = result.and_then(|()| follow(&maker)).and_then(|console| {
         if let Some(path) = &options.pid_file {

@@ -20,6 +20,10 @@ mod state;
 mod sync;
 mod wording;
 
+/// Makes the calling program's file unreachable for containers, before anything is created or executed in one: the
+/// program executes itself once from a sealed view of the file. To be called first of all, with one thread.
+pub use sys::executable::seal;
+
 pub use clock::now;
 pub use container::{Container, list};
 pub use oci_spec;

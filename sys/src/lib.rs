@@ -5,6 +5,7 @@ pub mod attach;
 pub mod bpf;
 pub mod console;
 pub mod error;
+pub mod executable;
 pub mod fdpass;
 pub mod fs;
 pub mod keyring;

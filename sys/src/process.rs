@@ -213,6 +213,20 @@ pub fn close_all_except(keep: &mut [RawFd]) -> Result<()> {
     close_range(first as u32, u32::MAX, 0)
 }
 
+/// Closes descriptors that a new process has as copies of its maker's, and needs no more.
+pub fn close_copies(fds: impl IntoIterator<Item = RawFd>) -> Result<()> {
+    for fd in fds.into_iter().filter(|fd| *fd >= 3) {
+        close_range(fd as u32, fd as u32, 0)?;
+    }
+    Ok(())
+}
+
+/// Keeps who has not every right over the calling process from looking into it, until it executes a program.
+pub fn hide() -> Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "hide the new process")
+}
+
 /// Makes the kernel close every descriptor from `first` up when the process executes a program.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)

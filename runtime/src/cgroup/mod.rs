@@ -1,13 +1,14 @@
 //! A container's control group: one folder on cgroup v2, one in each hierarchy on v1 and on hybrid hosts.
 //!
 //! ```text
-//! create ─▶ join (or clone_fd) ─▶ update · stats · pids · freeze · thaw · kill_all · oom_watch ─▶ remove
+//! create ─▶ join (or entrance) ─▶ update · stats · pids · freeze · thaw · kill_all · oom_watch ─▶ remove
 //! ```
 //! A [`Cgroup`] is nothing but where its folders are, so a serialised one is all that a later process needs. What is
 //! set, where and in which order follows runc's cgroupfs driver.
 
 mod devices;
 mod dir;
+mod entrance;
 mod freezer;
 mod hierarchy;
 mod oom;
@@ -19,13 +20,13 @@ mod v1;
 mod v2;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use sys::{Error, Kind, Result};
 
+pub use entrance::Entrance;
 pub use oom::OomWatch;
 
 use dir::Dir;
@@ -110,13 +111,9 @@ impl Cgroup {
         .join(pid)
     }
 
-    /// Returns a descriptor with which clone3 makes a process in the group; None on v1, where processes have to
-    /// [`join`](Self::join).
-    pub fn clone_fd(&self) -> Result<Option<OwnedFd>> {
-        match self.version {
-            Version::V1 => Ok(None),
-            Version::V2 => Dir::open(self.folder(UNIFIED)?).map(|dir| Some(dir.into())),
-        }
+    /// Opens the ways by which a new process gets into the group without waiting for the rest of the machine.
+    pub fn entrance(&self) -> Result<Entrance> {
+        Entrance::open(&self.paths)
     }
 
     /// Changes limits; what `resources` leaves out stays as it is, device rules too.

@@ -379,7 +379,7 @@ fn v2_freezes_and_kills_at_once() {
     assert!(group.0.is_frozen().unwrap());
     group.0.thaw().unwrap();
     assert!(!group.0.is_frozen().unwrap());
-    assert!(group.0.clone_fd().unwrap().is_some());
+    assert!(group.0.entrance().unwrap().clone_fd().is_some());
     let Stats::V2(metrics) = group.0.stats().unwrap() else {
         panic!("not of v2");
     };

@@ -125,7 +125,12 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let failure = command.failure();
-    match refuse_systemd(&args.global).and_then(|()| command.run(&args.global)) {
+    let sealed = match command {
+        Command::Create(_) | Command::Exec(_) | Command::Run(_) => runtime::seal(),
+        _ => Ok(()),
+    };
+    let allowed = sealed.and_then(|()| refuse_systemd(&args.global));
+    match allowed.and_then(|()| command.run(&args.global)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&command.describe(&error));

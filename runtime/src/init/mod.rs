@@ -7,6 +7,22 @@
 //!
 //! Everything here runs in a child of the caller, before its program. It allocates, which after a plain clone3(2) is
 //! sound only because callers have one thread.
+//!
+//! # What a container could reach of the new process
+//!
+//! The process enters the container as a copy of its maker: with the maker's program as `/proc/<pid>/exe`, and with what
+//! is open. Three things keep the container from the host's files meanwhile.
+//!
+//! - The program is sealed ([`crate::seal`]): whoever gets hold of it, even by executing `/proc/self/exe`, finds a file
+//!   that nobody can write. This is the one that counts, for the two others end with the process's own exec.
+//! - The process is hidden (`PR_SET_DUMPABLE`) from all who lack CAP_SYS_PTRACE in the host's user namespace, from
+//!   before it joins anything. A container in a user namespace of its own never has that; one that was given the
+//!   capability in the host's sees a process with a sealed program and nothing of the host open.
+//! - Descriptors of the host are closed as soon as they have served ([`Plan::close_ways_in`]), all that are not to be
+//!   inherited close on exec, and the working folder is checked to be inside right before it.
+//!
+//! With an ordinary user as the maker the process hides only once its maps are written: until then the maker itself
+//! would not be allowed to.
 
 mod command;
 mod identity;
@@ -20,6 +36,7 @@ use oci_spec::runtime::{Process, Spec};
 use sys::procfs::Procfs;
 use sys::{Context, Error, Result};
 
+use crate::cgroup::Entrance;
 use crate::options::Io;
 use crate::seccomp::Program;
 use crate::sync::Made;
@@ -41,6 +58,7 @@ pub(crate) struct Plan<'a> {
     pub preserve_fds: u32,
     pub keyring: Option<String>,
     pub procfs: Procfs,
+    pub entrance: Entrance,
     pub seccomp: Option<Program>,
     pub sync: Made,
 }
@@ -83,6 +101,18 @@ impl<'a> Stdio<'a> {
     }
 }
 
+impl Plan<'_> {
+    /// Returns the descriptors of the host by which the process gets to where it belongs.
+    fn ways_in(&self) -> impl Iterator<Item = RawFd> {
+        self.namespaces.raw().chain(self.entrance.raw())
+    }
+
+    /// Closes them: nothing of the host is to be open where the container's processes are.
+    fn close_ways_in(&self) -> Result<()> {
+        sys::process::close_copies(self.ways_in())
+    }
+}
+
 /// Runs the stages of a container's first process; returns only if one fails.
 pub(crate) fn run_init(plan: &InitPlan<'_>) -> i32 {
     let mut keep = vec![plan.gate.as_raw_fd()];
@@ -121,13 +151,16 @@ fn end(plan: &Plan<'_>, result: Result<stages::Started<'_>>) -> i32 {
 fn settle(plan: &Plan<'_>, keep: &mut Vec<RawFd>) -> Result<()> {
     keep.push(plan.sync.raw());
     keep.push(plan.procfs.raw());
-    keep.extend(plan.namespaces.raw());
+    keep.extend(plan.ways_in());
     if let Stdio::Fds(fds) = &plan.io {
         take_stdio(fds)?;
     }
     keep.extend((0..plan.preserve_fds as RawFd).map(|fd| fd + 3));
     sys::process::close_all_except(keep)?;
     sys::process::reset_signals();
+    if rustix::process::geteuid().is_root() {
+        sys::process::hide()?;
+    }
     rustix::process::setsid()
         .context(|| "make a session")
         .map(drop)

@@ -51,6 +51,7 @@ impl<'a> Namespaced<'a> {
         if init.wait_first {
             plan.sync.wait()?;
         }
+        plan.entrance.enter()?;
         let namespaces = &plan.namespaces;
         if namespaces.makes(LinuxNamespaceType::User) {
             become_root()?;
@@ -62,7 +63,9 @@ impl<'a> Namespaced<'a> {
         if namespaces.own != 0 {
             namespace::unshare(namespaces.own).context(|| "make namespaces from within")?;
         }
+        plan.close_ways_in()?;
         set_clocks(plan)?;
+        sys::process::hide()?;
         join_keyring(plan)?;
         if namespaces.makes(LinuxNamespaceType::Network) {
             namespace::loopback_up()?;
@@ -133,8 +136,11 @@ impl<'a> Joined<'a> {
     /// Takes the process into the container.
     pub fn enter(plan: &'a Plan<'a>) -> Result<Self> {
         plan.sync.wait()?;
+        sys::process::hide()?;
         join_keyring(plan)?;
+        plan.entrance.enter()?;
         plan.namespaces.enter()?;
+        plan.close_ways_in()?;
         if plan.namespaces.joins(LinuxNamespaceType::User) {
             become_root()?;
         }
