@@ -34,7 +34,7 @@ impl Pair {
         for daemon in pair.both() {
             let archive = Image::busybox().write_archive(daemon.folder(), IMAGE);
             let archive = archive.to_string_lossy();
-            daemon.ctr().ok(&["images", "import", &archive]);
+            daemon.ctr().ok(&["images", "import", "--local", &archive]);
         }
         pair
     }

@@ -56,7 +56,7 @@ pub fn idle(bench: &Bench) -> Vec<Row> {
             let archive = Image::busybox().write_archive(daemon.folder(), IMAGE);
             daemon
                 .ctr()
-                .ok(&["images", "import", &archive.to_string_lossy()]);
+                .ok(&["images", "import", "--local", &archive.to_string_lossy()]);
             daemon.ctr().ok(&["run", "--rm", IMAGE, &id(), "/bin/true"]);
             sleep(Duration::from_secs(2));
             let file = format!("/proc/{}/status", daemon.pid());
