@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod path;
 pub mod process;
 pub mod procfs;
+pub mod program;
 pub mod seccomp;
 pub mod signals;
 

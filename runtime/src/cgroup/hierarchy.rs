@@ -45,8 +45,25 @@ struct Hierarchy {
 impl Host {
     /// Asks the kernel.
     pub(super) fn read() -> Result<Self> {
+        Self::read_of("/proc/self/cgroup")
+    }
+
+    /// Asks the kernel as if the process `pid` were the caller.
+    pub(super) fn of_process(pid: i32) -> Result<Self> {
+        Self::read_of(&format!("/proc/{pid}/cgroup"))
+    }
+
+    fn read_of(own: &str) -> Result<Self> {
         let read = |path: &str| std::fs::read(path).context(|| format!("read {path:?}"));
-        Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
+        Self::parse(&read("/proc/self/mountinfo")?, &read(own)?)
+    }
+
+    /// Returns the folders of the caller's own group.
+    pub(super) fn own_paths(&self) -> BTreeMap<String, PathBuf> {
+        let hierarchies = self.hierarchies.iter();
+        hierarchies
+            .map(|(controller, hierarchy)| (controller.clone(), hierarchy.own.clone()))
+            .collect()
     }
 
     fn parse(mountinfo: &[u8], own: &[u8]) -> Result<Self> {

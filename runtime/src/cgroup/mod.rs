@@ -85,6 +85,24 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Returns the group at `path`, in all hierarchies, without making or changing it.
+    pub fn of_path(path: &Path) -> Result<Self> {
+        let host = Host::read()?;
+        Ok(Self {
+            version: host.version(),
+            paths: host.paths(&hierarchy::inner_path(Some(path), ""))?,
+        })
+    }
+
+    /// Returns the group that a process is in, whoever made it.
+    pub fn of_process(pid: i32) -> Result<Self> {
+        let host = Host::of_process(pid)?;
+        Ok(Self {
+            version: host.version(),
+            paths: host.own_paths(),
+        })
+    }
+
     /// Moves a process into the group.
     pub fn join(&self, pid: i32) -> Result<()> {
         let mut joined: Vec<&Path> = Vec::with_capacity(self.paths.len());

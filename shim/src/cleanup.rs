@@ -1,0 +1,67 @@
+//! `delete`: cleans up after a shim that is gone, and says how its container ended.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use api_protos::containerd::task::v3::DeleteResponse;
+use prost::Message;
+use sys::{Context, Result};
+
+use crate::args::Args;
+use crate::options::Options;
+use crate::reaper::Reaper;
+use crate::runtime::{Runtime, Subject};
+use crate::{clock, log};
+
+/// What is said of a container that was killed because its shim was gone: 128 and SIGKILL.
+const KILLED: u32 = 137;
+
+/// Kills and deletes the container of the bundle, unmounts its root file system, and prints a `DeleteResponse`.
+pub fn delete(args: &Args) -> Result<()> {
+    let bundle = match args.bundle.as_os_str().is_empty() {
+        true => std::env::current_dir().context(|| "find the bundle")?,
+        false => args.bundle.clone(),
+    };
+    let pid = std::fs::read_to_string(bundle.join("init.pid"));
+    let pid = pid.ok().and_then(|pid| pid.trim().parse().ok());
+    if let Err(error) = end(args, bundle.clone()) {
+        log::warn(format_args!("delete {}: {error:#}", args.id));
+    }
+    sys::mount::unmount_all(&bundle.join("rootfs"))?;
+    let response = DeleteResponse {
+        pid: pid.unwrap_or(0),
+        exit_status: KILLED,
+        exited_at: Some(clock::now()),
+    };
+    std::io::stdout()
+        .write_all(&response.encode_to_vec())
+        .context(|| "print the answer")
+}
+
+fn end(args: &Args, bundle: PathBuf) -> Result<()> {
+    // Without them no container was ever made.
+    let options = Options::load(&bundle)?;
+    let subject = Subject {
+        namespace: args.namespace.clone(),
+        id: args.id.clone(),
+        bundle,
+    };
+    // As in the server, which would have done this.
+    let executor = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context(|| "start the runtime")?;
+    executor.block_on(async {
+        let reaper = Reaper::default();
+        tokio::spawn(reaper.clone().run(Reaper::signals()?));
+        let mut runtime = Runtime::new(subject, &options, &reaper)?;
+        if let Runtime::BuiltIn(builtin) = &mut runtime {
+            match builtin.load() {
+                Err(error) if error.kind() == sys::Kind::NotFound => return Ok(()),
+                loaded => loaded?,
+            }
+        }
+        runtime.delete(true).await
+    })
+}

@@ -1,2 +1,0 @@
-//! The shim: parent of the containers.
-#![forbid(unsafe_code)]

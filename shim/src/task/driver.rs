@@ -1,0 +1,619 @@
+//! The driver: owns a container with all its processes, and carries out one request after the other.
+//!
+//! ```text
+//! service ──Request──▶ ┌────────┐ ──▶ runtime (make, signal, freeze, delete)
+//!                      │ driver │ ──▶ publisher (events, in the order in which they are true)
+//! reaper  ──Exited───▶ └────────┘
+//! ```
+//!
+//! Everything that happens to a container goes through one queue, which is what keeps the promises about its events:
+//! a start is published before the exit that follows it, however soon that is, and the exit of the first process is
+//! held back until every other process of the container has had its own.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api_protos::containerd::events::{
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIo,
+    TaskOom, TaskPaused, TaskResumed, TaskStart,
+};
+use rustix::process::Signal;
+use sys::mount::Mount;
+use sys::{Context, Error, Kind, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use super::process::Process;
+use super::state::{Action, End, State};
+use super::table::{Table, Task};
+use super::{Create, Exec, Request};
+use crate::events::{self, Publisher};
+use crate::io::{self, Drain, Streams};
+use crate::log;
+use crate::options::Options;
+use crate::reaper::Reaper;
+use crate::runtime::{self, Config, Made, Runtime, Subject};
+
+/// How long the exit of a process waits for its last output to be copied.
+///
+/// What the process wrote is there already, so this is only ever used up where something else keeps the pipe open or
+/// no client reads.
+const LAST_OUTPUT: Duration = Duration::from_millis(100);
+
+/// What a driver shares with all others.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    pub namespace: String,
+    pub table: Table,
+    pub reaper: Reaper,
+    pub publisher: Publisher,
+}
+
+/// Owns a container.
+#[derive(Debug)]
+pub struct Driver {
+    shared: Shared,
+    subject: Subject,
+    owner: (u32, u32),
+    runtime: Runtime,
+    init: Process,
+    execs: BTreeMap<String, Process>,
+    /// Whether processes outlive the first one unless they are killed.
+    shares_pids: bool,
+    /// The end of the first process while others have not ended yet.
+    held_end: Option<End>,
+    oom: Option<AbortHandle>,
+    exits: mpsc::UnboundedSender<Exited>,
+    exited: mpsc::UnboundedReceiver<Exited>,
+}
+
+/// A process has ended.
+#[derive(Debug)]
+struct Exited {
+    exec_id: String,
+    end: End,
+    drain: Option<Drain>,
+}
+
+impl Driver {
+    /// Makes a container and the driver that owns it; what fails leaves nothing.
+    pub async fn create(shared: Shared, create: Create) -> Result<Self> {
+        let rootfs = create.bundle.join("rootfs");
+        mount(&create, &rootfs)?;
+        let made = Self::make(shared, &create).await;
+        if made.is_err() && !create.rootfs.is_empty() {
+            let unmounted = sys::mount::unmount_all(&rootfs);
+            if let Err(error) = unmounted {
+                log::warn(format_args!("unmount {rootfs:?}: {error:#}"));
+            }
+        }
+        made
+    }
+
+    async fn make(shared: Shared, create: &Create) -> Result<Self> {
+        if !create.checkpoint.is_empty() {
+            let message = "restoring from a checkpoint";
+            return Err(Error::new(Kind::Unimplemented, message));
+        }
+        let options = Options::read(create.options.as_ref())?;
+        options.save(&create.bundle)?;
+        let subject = Subject {
+            namespace: shared.namespace.clone(),
+            id: create.id.clone(),
+            bundle: create.bundle.clone(),
+        };
+        let (exits, exited) = mpsc::unbounded_channel();
+        let mut driver = Self {
+            runtime: Runtime::new(subject.clone(), &options, &shared.reaper)?,
+            init: Process::new(create.stdio.clone(), Vec::new()),
+            execs: BTreeMap::new(),
+            shares_pids: Config::read(&create.bundle)?.shares_pids(),
+            held_end: None,
+            oom: None,
+            owner: options.io_owner,
+            shared,
+            subject,
+            exits,
+            exited,
+        };
+        let (streams, io) = driver.open(&create.stdio).await?;
+        let made = driver.runtime.create(io).await?;
+        let created = driver.init.made(made, streams);
+        driver.watch("");
+        if let Err(error) = created {
+            let _ = driver.runtime.delete(true).await;
+            return Err(error);
+        }
+        driver.publish_create(create);
+        Ok(driver)
+    }
+
+    /// Returns the number of the first process.
+    pub fn pid(&self) -> u32 {
+        self.init.pid as u32
+    }
+
+    /// Carries out requests until the container is deleted.
+    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        while self.init.state != State::Deleted {
+            tokio::select! {
+                // Exits first: what is asked for now should be answered by what is true now.
+                biased;
+                Some(exited) = self.exited.recv() => self.handle_exit(exited).await,
+                request = requests.recv() => match request {
+                    Some(request) => self.handle(request).await,
+                    None => return,
+                },
+            }
+        }
+        if let Some(oom) = self.oom {
+            oom.abort();
+        }
+    }
+
+    async fn handle(&mut self, request: Request) {
+        // An answer that nobody waits for any more is dropped.
+        match request {
+            Request::Start { exec_id, reply } => drop(reply.send(self.start(&exec_id).await)),
+            Request::State { exec_id, reply } => {
+                let bundle = self.subject.bundle.clone();
+                let process = self.process(&exec_id);
+                drop(reply.send(process.map(|process| process.view(&bundle))));
+            }
+            Request::Wait { exec_id, reply } => match self.process(&exec_id) {
+                Ok(process) => process.wait(reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Request::Kill {
+                exec_id,
+                signal,
+                all,
+                reply,
+            } => drop(reply.send(self.kill(&exec_id, signal, all).await)),
+            Request::Exec { exec, reply } => drop(reply.send(self.exec(exec))),
+            Request::Delete { exec_id, reply } => self.delete(&exec_id, reply).await,
+            Request::Pids { reply } => drop(reply.send(self.pids().await)),
+            Request::Pause { reply } => drop(reply.send(self.pause().await)),
+            Request::Resume { reply } => drop(reply.send(self.resume().await)),
+            Request::Update { resources, reply } => {
+                drop(reply.send(self.update(&resources).await));
+            }
+            Request::Checkpoint { checkpoint, reply } => {
+                drop(reply.send(self.checkpoint(&checkpoint).await));
+            }
+            Request::Stats { reply } => {
+                let cgroup = self.runtime.cgroup();
+                drop(reply.send(cgroup.and_then(|cgroup| cgroup.stats())));
+            }
+            Request::Resize {
+                exec_id,
+                width,
+                height,
+                reply,
+            } => {
+                let process = self.process(&exec_id);
+                drop(reply.send(process.and_then(|process| process.streams.resize(width, height))));
+            }
+            Request::CloseStdin { exec_id, reply } => {
+                let process = self.process(&exec_id);
+                drop(reply.send(process.map(|process| process.streams.close_stdin())));
+            }
+        }
+    }
+
+    async fn start(&mut self, exec_id: &str) -> Result<u32> {
+        match exec_id {
+            "" => self.start_init().await,
+            _ => self.start_exec(exec_id).await,
+        }
+    }
+
+    async fn start_init(&mut self) -> Result<u32> {
+        let started = self.init.state.apply(Action::Start)?;
+        self.runtime.start().await?;
+        self.init.state = started;
+        self.watch_memory();
+        self.publish(
+            "/tasks/start",
+            &TaskStart {
+                container_id: self.subject.id.clone(),
+                pid: self.pid(),
+            },
+        );
+        Ok(self.pid())
+    }
+
+    async fn start_exec(&mut self, exec_id: &str) -> Result<u32> {
+        if self.held_end.is_some() || self.init.state.end().is_some() {
+            let id = &self.subject.id;
+            return Err(Error::new(
+                Kind::FailedPrecondition,
+                format!("container {id} init process is not running"),
+            ));
+        }
+        let process = self.process(exec_id)?;
+        let started = process.state.apply(Action::Start)?;
+        let (stdio, spec) = (process.stdio.clone(), process.spec.clone());
+        let made = self.make_exec(exec_id, &stdio, &spec).await;
+        let Some(process) = self.execs.get_mut(exec_id) else {
+            return Err(no_process(exec_id));
+        };
+        let copying = match made {
+            Ok((made, streams)) => process.made(made, streams),
+            Err(error) => {
+                // It can only be deleted now.
+                process.ended(End {
+                    status: 255,
+                    at: crate::clock::now(),
+                });
+                return Err(error);
+            }
+        };
+        process.state = started;
+        process.spec = Vec::new();
+        let pid = process.pid as u32;
+        if let Err(error) = copying {
+            log::error(format_args!("copy what {exec_id} writes: {error:#}"));
+        }
+        self.publish(
+            "/tasks/exec-started",
+            &TaskExecStarted {
+                container_id: self.subject.id.clone(),
+                exec_id: exec_id.to_owned(),
+                pid,
+            },
+        );
+        self.watch(exec_id);
+        Ok(pid)
+    }
+
+    async fn make_exec(
+        &mut self,
+        exec_id: &str,
+        stdio: &io::Stdio,
+        spec: &[u8],
+    ) -> Result<(Made, Streams)> {
+        let (streams, io) = self.open(stdio).await?;
+        let made = self.runtime.exec(exec_id, spec, io).await?;
+        Ok((made, streams))
+    }
+
+    fn exec(&mut self, exec: Exec) -> Result<()> {
+        self.init.state.apply(Action::Exec)?;
+        if exec.id.is_empty() || self.execs.contains_key(&exec.id) {
+            let message = format!("id {}", exec.id);
+            return Err(Error::new(Kind::AlreadyExists, message));
+        }
+        let spec = runtime::with_terminal(&exec.spec, exec.stdio.terminal)?;
+        self.execs
+            .insert(exec.id.clone(), Process::new(exec.stdio, spec));
+        self.publish(
+            "/tasks/exec-added",
+            &TaskExecAdded {
+                container_id: self.subject.id.clone(),
+                exec_id: exec.id,
+            },
+        );
+        Ok(())
+    }
+
+    async fn kill(&mut self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
+        if !exec_id.is_empty() {
+            return self.process(exec_id)?.signal(signal);
+        }
+        // Processes that share the namespace may be there when the first one is not.
+        if !(all && self.shares_pids) {
+            self.init.state.apply(Action::Signal)?;
+        }
+        self.runtime.kill(signal, all).await
+    }
+
+    async fn delete(&mut self, exec_id: &str, reply: super::Reply<(u32, End)>) {
+        if exec_id.is_empty() {
+            return drop(reply.send(self.delete_init().await));
+        }
+        let deleted = self.process(exec_id).and_then(|process| {
+            process.state.apply(Action::Delete)?;
+            Ok((process.pid as u32, process.state.end()))
+        });
+        let (pid, end) = match deleted {
+            Ok((pid, end)) => (pid, end.unwrap_or_else(never_ran)),
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let Some(mut process) = self.execs.remove(exec_id) else {
+            return;
+        };
+        // The container has other things to do while something keeps the output open.
+        let finish = process.finish();
+        tokio::spawn(async move {
+            finish.await;
+            drop(reply.send(Ok((pid, end))));
+        });
+    }
+
+    async fn delete_init(&mut self) -> Result<(u32, End)> {
+        let deleted = self.init.state.apply(Action::Delete)?;
+        let end = self.init.state.end();
+        if end.is_some() {
+            self.init.finish().await;
+        }
+        self.runtime.delete(end.is_none()).await?;
+        let rootfs = self.subject.bundle.join("rootfs");
+        if let Err(error) = sys::mount::unmount_all(&rootfs) {
+            log::warn(format_args!("unmount {rootfs:?}: {error:#}"));
+        }
+        let end = end.unwrap_or_else(never_ran);
+        self.init.state = deleted;
+        self.shared.table.remove(&self.subject.id);
+        self.publish(
+            "/tasks/delete",
+            &TaskDelete {
+                container_id: self.subject.id.clone(),
+                pid: self.pid(),
+                exit_status: end.status,
+                exited_at: Some(end.at),
+                ..TaskDelete::default()
+            },
+        );
+        Ok((self.pid(), end))
+    }
+
+    async fn pids(&mut self) -> Result<Vec<(u32, Option<String>)>> {
+        let pids = self.runtime.pids().await?;
+        let exec_of = |pid: i32| {
+            let found = self.execs.iter().find(|(_, process)| process.pid == pid);
+            found.map(|(id, _)| id.clone())
+        };
+        Ok(pids
+            .into_iter()
+            .map(|pid| (pid as u32, exec_of(pid)))
+            .collect())
+    }
+
+    async fn pause(&mut self) -> Result<()> {
+        let paused = self.init.state.apply(Action::Pause)?;
+        self.runtime.pause().await?;
+        self.init.state = paused;
+        let container_id = self.subject.id.clone();
+        self.publish("/tasks/paused", &TaskPaused { container_id });
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<()> {
+        let resumed = self.init.state.apply(Action::Resume)?;
+        self.runtime.resume().await?;
+        self.init.state = resumed;
+        let container_id = self.subject.id.clone();
+        self.publish("/tasks/resumed", &TaskResumed { container_id });
+        Ok(())
+    }
+
+    async fn update(&mut self, resources: &[u8]) -> Result<()> {
+        self.init.state.apply(Action::Update)?;
+        self.runtime.update(resources).await
+    }
+
+    async fn checkpoint(&mut self, checkpoint: &runtime::Checkpoint) -> Result<()> {
+        self.init.state.apply(Action::Checkpoint)?;
+        self.runtime.checkpoint(checkpoint).await?;
+        self.publish(
+            "/tasks/checkpointed",
+            &TaskCheckpointed {
+                container_id: self.subject.id.clone(),
+                checkpoint: checkpoint.image.to_string_lossy().into_owned(),
+            },
+        );
+        Ok(())
+    }
+
+    /// Has the end of a process brought here.
+    fn watch(&mut self, exec_id: &str) {
+        let Ok(process) = self.process(exec_id) else {
+            return;
+        };
+        let mut drain = process.streams.take_drain();
+        let Some(end) = process.take_end() else {
+            return;
+        };
+        let (exec_id, exits) = (exec_id.to_owned(), self.exits.clone());
+        tokio::spawn(async move {
+            let Ok(end) = end.await else {
+                return;
+            };
+            if let Some(output) = &mut drain {
+                output.wait(LAST_OUTPUT).await;
+            }
+            let _ = exits.send(Exited {
+                exec_id,
+                end,
+                drain,
+            });
+        });
+    }
+
+    async fn handle_exit(&mut self, exited: Exited) {
+        let Exited {
+            exec_id,
+            end,
+            drain,
+        } = exited;
+        if exec_id.is_empty() {
+            self.init.drain = drain;
+            self.init_exited(end).await;
+            self.held_end = Some(end);
+        } else if let Some(process) = self.execs.get_mut(&exec_id) {
+            process.drain = drain;
+            process.ended(end);
+            let pid = process.pid;
+            self.publish_exit(&exec_id, pid, end);
+        }
+        let running = |process: &Process| process.state == State::Running;
+        if let Some(end) = self.held_end
+            && !self.execs.values().any(running)
+        {
+            self.held_end = None;
+            self.init.ended(end);
+            self.publish_exit("", self.init.pid, end);
+        }
+    }
+
+    /// Ends what the first process may have left behind.
+    async fn init_exited(&mut self, _end: End) {
+        if self.init.state == State::Paused
+            && let Err(error) = self.runtime.resume().await
+        {
+            log::warn(format_args!("resume a container that has ended: {error:#}"));
+        }
+        // The end of a pid namespace's first process is the end of all.
+        if self.shares_pids
+            && let Err(error) = self.runtime.kill(Signal::KILL.as_raw(), true).await
+            && error.kind() != Kind::NotFound
+        {
+            log::warn(format_args!("kill what is left of a container: {error:#}"));
+        }
+    }
+
+    fn watch_memory(&mut self) {
+        let watch = self.runtime.oom_watch().and_then(|watch| {
+            let fd = watch.as_fd().try_clone_to_owned();
+            let fd = fd.context(|| "duplicate descriptor")?;
+            Ok((io::asynchronous(fd)?, watch))
+        });
+        let (fd, mut watch) = match watch {
+            Ok(watch) => watch,
+            Err(error) => return log::debug(format_args!("watch for lack of memory: {error:#}")),
+        };
+        let publisher = self.shared.publisher.clone();
+        let container_id = self.subject.id.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok(mut ready) = fd.readable().await else {
+                    return;
+                };
+                match watch.take() {
+                    Ok(true) => {
+                        let container_id = container_id.clone();
+                        publisher.publish("/tasks/oom", &TaskOom { container_id });
+                    }
+                    Ok(false) => ready.clear_ready(),
+                    Err(error) => return log::debug(format_args!("{error:#}")),
+                }
+            }
+        });
+        self.oom = Some(task.abort_handle());
+    }
+
+    async fn open(&self, stdio: &io::Stdio) -> Result<(Streams, ::runtime::Io)> {
+        let subject = io::Subject {
+            namespace: &self.subject.namespace,
+            id: &self.subject.id,
+            owner: self.owner,
+        };
+        Streams::open(stdio, subject).await
+    }
+
+    fn process(&mut self, exec_id: &str) -> Result<&mut Process> {
+        match exec_id {
+            "" => Ok(&mut self.init),
+            _ => self
+                .execs
+                .get_mut(exec_id)
+                .ok_or_else(|| no_process(exec_id)),
+        }
+    }
+
+    fn publish<M: prost::Message + prost::Name>(&self, topic: &str, event: &M) {
+        self.shared.publisher.publish(topic, event);
+    }
+
+    fn publish_create(&self, create: &Create) {
+        let event = TaskCreate {
+            container_id: create.id.clone(),
+            bundle: create.bundle.to_string_lossy().into_owned(),
+            rootfs: create.rootfs.clone(),
+            io: Some(TaskIo {
+                stdin: create.stdio.stdin.clone(),
+                stdout: create.stdio.stdout.clone(),
+                stderr: create.stdio.stderr.clone(),
+                terminal: create.stdio.terminal,
+            }),
+            checkpoint: create.checkpoint.clone(),
+            pid: self.pid(),
+        };
+        self.publish("/tasks/create", &event);
+    }
+
+    fn publish_exit(&self, exec_id: &str, pid: i32, end: End) {
+        let id = match exec_id {
+            "" => &self.subject.id,
+            exec_id => exec_id,
+        };
+        let event = TaskExit {
+            container_id: self.subject.id.clone(),
+            id: id.to_owned(),
+            pid: pid as u32,
+            exit_status: end.status,
+            exited_at: Some(end.at),
+        };
+        self.publish(events::EXIT, &event);
+    }
+}
+
+impl Shared {
+    /// Makes a container with its driver, and lets the driver run; a client that goes away meanwhile changes nothing.
+    pub async fn create(&self, create: Create) -> Result<u32> {
+        let hold = self.table.hold(&create.id)?;
+        let shared = self.clone();
+        let (done, created) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = Driver::create(shared, create).await.map(|driver| {
+                let (requests, received) = mpsc::unbounded_channel();
+                let pid = driver.pid();
+                hold.fill(Task { pid, requests });
+                tokio::spawn(driver.run(received));
+                pid
+            });
+            let _ = done.send(result);
+        });
+        let lost = |_| Err(Error::new(Kind::Internal, "the container got lost"));
+        created.await.unwrap_or_else(lost)
+    }
+}
+
+fn mount(create: &Create, rootfs: &PathBuf) -> Result<()> {
+    if create.rootfs.is_empty() {
+        return Ok(());
+    }
+    match std::fs::create_dir(rootfs) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).context(|| format!("make {rootfs:?}"));
+        }
+        _ => {}
+    }
+    let mounts: Vec<Mount> = create
+        .rootfs
+        .iter()
+        .cloned()
+        .map(|mount| Mount {
+            fstype: mount.r#type,
+            source: mount.source,
+            target: mount.target,
+            options: mount.options,
+        })
+        .collect();
+    sys::mount::mount_all(&mounts, rootfs).context(|| "failed to mount rootfs component")
+}
+
+fn no_process(exec_id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("process does not exist {exec_id}"))
+}
+
+/// The end of a process that is deleted before it ran: there is none to tell of.
+fn never_ran() -> End {
+    End {
+        status: 0,
+        at: crate::clock::now(),
+    }
+}
