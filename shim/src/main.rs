@@ -27,6 +27,7 @@ mod clock;
 mod events;
 mod io;
 mod log;
+mod oom;
 mod options;
 mod reaper;
 mod runtime;

@@ -1,7 +1,7 @@
 //! Programs: executed in a child with exactly the descriptors it is given, without a thread or a runtime behind it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -87,7 +87,9 @@ impl<'a> Program<'a> {
         let mut moved = Vec::new();
         for (fd, number) in &self.fds {
             // Each is moved out of the way first: one of them may be where another has to go.
-            moved.push((rustix::io::fcntl_dupfd_cloexec(fd, 64)?, *number));
+            // What is closed below in one go must not be closed again by its owner.
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 64)?.into_raw_fd();
+            moved.push((copy, *number));
             keep.push(*number);
         }
         if self
@@ -100,7 +102,7 @@ impl<'a> Program<'a> {
         for (fd, number) in &moved {
             // SAFETY: this process is a copy whose only task is to execute the program, so that no owner of the
             // replaced descriptor ever runs again.
-            if unsafe { libc::dup2(fd.as_raw_fd(), *number) } < 0 {
+            if unsafe { libc::dup2(*fd, *number) } < 0 {
                 return Err(process::last_errno());
             }
         }

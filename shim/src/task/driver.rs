@@ -11,30 +11,22 @@
 //! held back until every other process of the container has had its own.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use api_protos::containerd::events::{
-    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIo,
-    TaskOom, TaskPaused, TaskResumed, TaskStart,
-};
 use rustix::process::Signal;
-use sys::mount::Mount;
-use sys::{Context, Error, Kind, Result};
-use tokio::sync::{mpsc, oneshot};
+use sys::{Error, Kind, Result};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::announce::Announcer;
+use super::create::{Shared, mount};
 use super::process::Process;
 use super::state::{Action, End, State};
-use super::table::{Table, Task};
 use super::{Create, Exec, Request};
-use crate::events::{self, Publisher};
 use crate::io::{self, Drain, Streams};
-use crate::log;
 use crate::options::Options;
-use crate::reaper::Reaper;
 use crate::runtime::{self, Config, Made, Runtime, Subject};
+use crate::{log, oom};
 
 /// How long the exit of a process waits for its last output to be copied.
 ///
@@ -42,20 +34,12 @@ use crate::runtime::{self, Config, Made, Runtime, Subject};
 /// no client reads.
 const LAST_OUTPUT: Duration = Duration::from_millis(100);
 
-/// What a driver shares with all others.
-#[derive(Clone, Debug)]
-pub struct Shared {
-    pub namespace: String,
-    pub table: Table,
-    pub reaper: Reaper,
-    pub publisher: Publisher,
-}
-
 /// Owns a container.
 #[derive(Debug)]
 pub struct Driver {
     shared: Shared,
     subject: Subject,
+    announce: Announcer,
     owner: (u32, u32),
     runtime: Runtime,
     init: Process,
@@ -113,6 +97,7 @@ impl Driver {
             held_end: None,
             oom: None,
             owner: options.io_owner,
+            announce: Announcer::new(&create.id, shared.publisher.clone()),
             shared,
             subject,
             exits,
@@ -126,7 +111,7 @@ impl Driver {
             let _ = driver.runtime.delete(true).await;
             return Err(error);
         }
-        driver.publish_create(create);
+        driver.announce.created(create, driver.pid());
         Ok(driver)
     }
 
@@ -214,14 +199,8 @@ impl Driver {
         let started = self.init.state.apply(Action::Start)?;
         self.runtime.start().await?;
         self.init.state = started;
-        self.watch_memory();
-        self.publish(
-            "/tasks/start",
-            &TaskStart {
-                container_id: self.subject.id.clone(),
-                pid: self.pid(),
-            },
-        );
+        self.oom = oom::watch(&self.runtime, self.announce.clone());
+        self.announce.started(self.pid());
         Ok(self.pid())
     }
 
@@ -257,14 +236,7 @@ impl Driver {
         if let Err(error) = copying {
             log::error(format_args!("copy what {exec_id} writes: {error:#}"));
         }
-        self.publish(
-            "/tasks/exec-started",
-            &TaskExecStarted {
-                container_id: self.subject.id.clone(),
-                exec_id: exec_id.to_owned(),
-                pid,
-            },
-        );
+        self.announce.exec_started(exec_id, pid);
         self.watch(exec_id);
         Ok(pid)
     }
@@ -289,13 +261,7 @@ impl Driver {
         let spec = runtime::with_terminal(&exec.spec, exec.stdio.terminal)?;
         self.execs
             .insert(exec.id.clone(), Process::new(exec.stdio, spec));
-        self.publish(
-            "/tasks/exec-added",
-            &TaskExecAdded {
-                container_id: self.subject.id.clone(),
-                exec_id: exec.id,
-            },
-        );
+        self.announce.exec_added(&exec.id);
         Ok(())
     }
 
@@ -347,16 +313,7 @@ impl Driver {
         let end = end.unwrap_or_else(never_ran);
         self.init.state = deleted;
         self.shared.table.remove(&self.subject.id);
-        self.publish(
-            "/tasks/delete",
-            &TaskDelete {
-                container_id: self.subject.id.clone(),
-                pid: self.pid(),
-                exit_status: end.status,
-                exited_at: Some(end.at),
-                ..TaskDelete::default()
-            },
-        );
+        self.announce.deleted(self.pid(), end);
         Ok((self.pid(), end))
     }
 
@@ -376,8 +333,7 @@ impl Driver {
         let paused = self.init.state.apply(Action::Pause)?;
         self.runtime.pause().await?;
         self.init.state = paused;
-        let container_id = self.subject.id.clone();
-        self.publish("/tasks/paused", &TaskPaused { container_id });
+        self.announce.paused();
         Ok(())
     }
 
@@ -385,8 +341,7 @@ impl Driver {
         let resumed = self.init.state.apply(Action::Resume)?;
         self.runtime.resume().await?;
         self.init.state = resumed;
-        let container_id = self.subject.id.clone();
-        self.publish("/tasks/resumed", &TaskResumed { container_id });
+        self.announce.resumed();
         Ok(())
     }
 
@@ -398,13 +353,7 @@ impl Driver {
     async fn checkpoint(&mut self, checkpoint: &runtime::Checkpoint) -> Result<()> {
         self.init.state.apply(Action::Checkpoint)?;
         self.runtime.checkpoint(checkpoint).await?;
-        self.publish(
-            "/tasks/checkpointed",
-            &TaskCheckpointed {
-                container_id: self.subject.id.clone(),
-                checkpoint: checkpoint.image.to_string_lossy().into_owned(),
-            },
-        );
+        self.announce.checkpointed(&checkpoint.image);
         Ok(())
     }
 
@@ -446,8 +395,7 @@ impl Driver {
         } else if let Some(process) = self.execs.get_mut(&exec_id) {
             process.drain = drain;
             process.ended(end);
-            let pid = process.pid;
-            self.publish_exit(&exec_id, pid, end);
+            self.announce.exited(&exec_id, process.pid as u32, end);
         }
         let running = |process: &Process| process.state == State::Running;
         if let Some(end) = self.held_end
@@ -455,7 +403,7 @@ impl Driver {
         {
             self.held_end = None;
             self.init.ended(end);
-            self.publish_exit("", self.init.pid, end);
+            self.announce.exited("", self.pid(), end);
         }
     }
 
@@ -473,36 +421,6 @@ impl Driver {
         {
             log::warn(format_args!("kill what is left of a container: {error:#}"));
         }
-    }
-
-    fn watch_memory(&mut self) {
-        let watch = self.runtime.oom_watch().and_then(|watch| {
-            let fd = watch.as_fd().try_clone_to_owned();
-            let fd = fd.context(|| "duplicate descriptor")?;
-            Ok((io::asynchronous(fd)?, watch))
-        });
-        let (fd, mut watch) = match watch {
-            Ok(watch) => watch,
-            Err(error) => return log::debug(format_args!("watch for lack of memory: {error:#}")),
-        };
-        let publisher = self.shared.publisher.clone();
-        let container_id = self.subject.id.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                let Ok(mut ready) = fd.readable().await else {
-                    return;
-                };
-                match watch.take() {
-                    Ok(true) => {
-                        let container_id = container_id.clone();
-                        publisher.publish("/tasks/oom", &TaskOom { container_id });
-                    }
-                    Ok(false) => ready.clear_ready(),
-                    Err(error) => return log::debug(format_args!("{error:#}")),
-                }
-            }
-        });
-        self.oom = Some(task.abort_handle());
     }
 
     async fn open(&self, stdio: &io::Stdio) -> Result<(Streams, ::runtime::Io)> {
@@ -523,87 +441,6 @@ impl Driver {
                 .ok_or_else(|| no_process(exec_id)),
         }
     }
-
-    fn publish<M: prost::Message + prost::Name>(&self, topic: &str, event: &M) {
-        self.shared.publisher.publish(topic, event);
-    }
-
-    fn publish_create(&self, create: &Create) {
-        let event = TaskCreate {
-            container_id: create.id.clone(),
-            bundle: create.bundle.to_string_lossy().into_owned(),
-            rootfs: create.rootfs.clone(),
-            io: Some(TaskIo {
-                stdin: create.stdio.stdin.clone(),
-                stdout: create.stdio.stdout.clone(),
-                stderr: create.stdio.stderr.clone(),
-                terminal: create.stdio.terminal,
-            }),
-            checkpoint: create.checkpoint.clone(),
-            pid: self.pid(),
-        };
-        self.publish("/tasks/create", &event);
-    }
-
-    fn publish_exit(&self, exec_id: &str, pid: i32, end: End) {
-        let id = match exec_id {
-            "" => &self.subject.id,
-            exec_id => exec_id,
-        };
-        let event = TaskExit {
-            container_id: self.subject.id.clone(),
-            id: id.to_owned(),
-            pid: pid as u32,
-            exit_status: end.status,
-            exited_at: Some(end.at),
-        };
-        self.publish(events::EXIT, &event);
-    }
-}
-
-impl Shared {
-    /// Makes a container with its driver, and lets the driver run; a client that goes away meanwhile changes nothing.
-    pub async fn create(&self, create: Create) -> Result<u32> {
-        let hold = self.table.hold(&create.id)?;
-        let shared = self.clone();
-        let (done, created) = oneshot::channel();
-        tokio::spawn(async move {
-            let result = Driver::create(shared, create).await.map(|driver| {
-                let (requests, received) = mpsc::unbounded_channel();
-                let pid = driver.pid();
-                hold.fill(Task { pid, requests });
-                tokio::spawn(driver.run(received));
-                pid
-            });
-            let _ = done.send(result);
-        });
-        let lost = |_| Err(Error::new(Kind::Internal, "the container got lost"));
-        created.await.unwrap_or_else(lost)
-    }
-}
-
-fn mount(create: &Create, rootfs: &PathBuf) -> Result<()> {
-    if create.rootfs.is_empty() {
-        return Ok(());
-    }
-    match std::fs::create_dir(rootfs) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(error).context(|| format!("make {rootfs:?}"));
-        }
-        _ => {}
-    }
-    let mounts: Vec<Mount> = create
-        .rootfs
-        .iter()
-        .cloned()
-        .map(|mount| Mount {
-            fstype: mount.r#type,
-            source: mount.source,
-            target: mount.target,
-            options: mount.options,
-        })
-        .collect();
-    sys::mount::mount_all(&mounts, rootfs).context(|| "failed to mount rootfs component")
 }
 
 fn no_process(exec_id: &str) -> Error {

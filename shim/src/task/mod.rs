@@ -4,9 +4,13 @@
 //! |---|---|
 //! | `state.rs` | the states of a process: what may be done in which |
 //! | `driver.rs` | the task that owns a container and carries requests out |
+//! | `create.rs` | making a container and its driver |
+//! | `announce.rs` | the events of a container |
 //! | `process.rs` | what the driver knows of one process |
 //! | `table.rs` | the containers of this shim, by id |
 
+mod announce;
+mod create;
 mod driver;
 mod process;
 mod state;
@@ -20,7 +24,8 @@ use api_protos::containerd::v1::types::Status;
 use prost_types::Any;
 use tokio::sync::oneshot;
 
-pub use driver::Shared;
+pub use announce::Announcer;
+pub use create::Shared;
 pub use state::End;
 pub use table::Table;
 
