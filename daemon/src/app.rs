@@ -26,17 +26,20 @@ use crate::diff::Diff;
 use crate::error::{Error, Result};
 use crate::events::Exchange;
 use crate::gc::Collector;
+use crate::images::locks::Locks;
 use crate::listen::{self, Lock};
 use crate::metadata::{Containers, Images, Leases, Namespaces, Sandboxes, Store};
 use crate::plugins::{Plugin, Plugins};
 use crate::sandbox::Controller;
 use crate::services;
 use crate::snapshots::Snapshots;
+use crate::streaming::Streams;
 use crate::tasks::bundle::Folders;
 use crate::tasks::command::Caller;
 use crate::tasks::resolve::Resolver;
 use crate::tasks::shims::Shims;
 use crate::tasks::{self, Tasks};
+use crate::transfer::{self, Transfer};
 
 /// Windows that let whole chunks of content travel without waiting for leave.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -54,6 +57,8 @@ const SANDBOX_CONTROLLER: &str = "io.containerd.sandbox.controller.v1";
 const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
 const SHIM: &str = "io.containerd.shim.v1";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+const STREAMING: &str = "io.containerd.streaming.v1";
+const TRANSFER: &str = "io.containerd.transfer.v1";
 
 /// Sets the largest message of a server, in both directions.
 macro_rules! limited {
@@ -167,12 +172,35 @@ pub fn build(config: &Config) -> Result<App> {
     );
     plugins.record(Plugin::new(LEASE, "manager").requires(&[METADATA]));
 
+    plugins.record(Plugin::new(STREAMING, "manager").requires(&[METADATA]));
+    plugins.record(
+        Plugin::new(TRANSFER, "local")
+            .native()
+            .requires(&[LEASE, METADATA, DIFFER]),
+    );
+
     let services = serve(config, &parts, plugins)?;
     Ok(App {
         parts,
         services,
         _lock: lock,
     })
+}
+
+impl Parts {
+    /// Returns what transfers images.
+    fn transfer(&self, config: transfer::Config) -> Transfer {
+        Transfer::new(transfer::Parts {
+            content: self.content.clone(),
+            images: self.images.clone(),
+            leases: self.leases.clone(),
+            snapshots: self.snapshots.clone(),
+            diff: self.diff.clone(),
+            collector: self.collector.clone(),
+            locks: Locks::default(),
+            config,
+        })
+    }
 }
 
 type Open<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>;
@@ -260,6 +288,16 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
     services.add("snapshots", &[METADATA], limited!(snapshots, limit));
     let tasks = services::tasks::server(parts.tasks.clone());
     services.add("tasks", &[RUNTIME], limited!(tasks, limit));
+    let streams = Streams::default();
+    let streaming = services::streaming::server(streams.clone());
+    services.add("streaming", &[STREAMING], limited!(streaming, limit));
+    let transfer = transfer::Config::read(config.plugins.get(transfer::config::PLUGIN))?;
+    let transfer = services::transfer::server(parts.transfer(transfer), streams);
+    services.add(
+        "transfer",
+        &[TRANSFER, STREAMING],
+        limited!(transfer, limit),
+    );
     services.add("version", &[], services::version::server());
 
     services.plugins.record(Plugin::new(GRPC, "introspection"));

@@ -22,4 +22,6 @@ pub mod registry;
 pub mod sandbox;
 pub mod services;
 pub mod snapshots;
+pub mod streaming;
 pub mod tasks;
+pub mod transfer;

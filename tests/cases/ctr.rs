@@ -11,6 +11,15 @@ const NAME: &str = "example.org/busybox:1";
 ///
 /// With `CORTEN_TESTS_AGAINST=upstream` both are upstream's: a case that fails then is a wrong case.
 fn same_as_upstream<T: PartialEq + std::fmt::Debug>(scenario: impl Fn(&Daemon) -> T) {
+    if binaries::find("containerd-shim-corten-v2").is_none() {
+        tests::print_skip("the shim is not in the tree yet");
+        return;
+    }
+    same_without_shim(scenario);
+}
+
+/// Does what [`same_as_upstream`] does for a scenario that runs no container.
+pub fn same_without_shim<T: PartialEq + std::fmt::Debug>(scenario: impl Fn(&Daemon) -> T) {
     let Some(peers) = Peers::or_skip() else {
         return;
     };
@@ -22,10 +31,6 @@ fn same_as_upstream<T: PartialEq + std::fmt::Debug>(scenario: impl Fn(&Daemon) -
         } else {
             Engine::Corten
         };
-    if second == Engine::Corten && binaries::find("containerd-shim-corten-v2").is_none() {
-        tests::print_skip("the shim is not in the tree yet");
-        return;
-    }
     let ours = scenario(&Daemon::start(second, &peers));
     assert_eq!(ours, upstream, "left: ours, right: upstream's");
 }
@@ -42,7 +47,7 @@ fn import(daemon: &Daemon, ctr: &Ctr) -> String {
 }
 
 /// The columns of a table by position, without those that differ from run to run, sorted by row.
-fn table(text: &str, columns: &[usize]) -> Vec<Vec<String>> {
+pub fn table(text: &str, columns: &[usize]) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = text
         .lines()
         .map(|line| {
@@ -62,7 +67,7 @@ fn table(text: &str, columns: &[usize]) -> Vec<Vec<String>> {
 }
 
 /// Exit code, standard output and the last line of standard error, without what differs from run to run.
-fn said(ctr: &Ctr, args: &[&str]) -> (Option<i32>, String, String) {
+pub fn said(ctr: &Ctr, args: &[&str]) -> (Option<i32>, String, String) {
     let finished = ctr.run(args);
     let last = finished.stderr.lines().last().unwrap_or("");
     let message = last

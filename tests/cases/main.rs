@@ -5,5 +5,6 @@ mod ctr;
 mod demo;
 mod docker;
 mod docs;
+mod images;
 mod lifecycle;
 mod tidy;

@@ -278,6 +278,16 @@ impl Writer {
         }
     }
 
+    /// Opens what has been written for reading.
+    pub fn written(&self) -> Result<io::Take<File>> {
+        let blobs = &self.content.inner.blobs;
+        let file = match &self.data {
+            Data::Own { .. } => blobs.open_ingest(&self.ingest.file)?,
+            Data::Shared { digest, .. } => blobs.open_blob(digest)?.into_file(),
+        };
+        Ok(file.take(self.status().offset as u64))
+    }
+
     /// Appends `bytes`. What a full disk cuts short is taken back, so that the writer can go on later.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {

@@ -1,5 +1,10 @@
-//! Images: what their manifests say, and how they are unpacked, imported and exported.
+//! Images: what their manifests say, and how they are fetched and unpacked, imported and exported.
 
+pub mod fetch;
+pub mod locks;
 pub mod media;
 pub mod platform;
+pub mod track;
+pub mod unpack;
 pub mod walk;
+pub mod work;

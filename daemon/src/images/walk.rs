@@ -120,10 +120,8 @@ impl Node {
     ///
     /// A document that could be read as both is refused, since then nobody can say what was signed or scanned.
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Option<Self>> {
+        Self::parse_type(media_type)?;
         let (index, manifest) = (media::is_index(media_type), media::is_manifest(media_type));
-        if media_type == media::DOCKER_SCHEMA1 {
-            return Err(invalid("schema 1 image manifests are no longer supported"));
-        }
         if !index && !manifest {
             return Ok(None);
         }
@@ -165,6 +163,14 @@ impl Node {
             }
         }
         Ok(Some(node))
+    }
+
+    /// Fails if a media type is one that nobody should use any more.
+    pub fn parse_type(media_type: &str) -> Result<()> {
+        if media_type == media::DOCKER_SCHEMA1 {
+            return Err(invalid("schema 1 image manifests are no longer supported"));
+        }
+        Ok(())
     }
 
     /// Reads what `descriptor` stands for.

@@ -203,14 +203,12 @@ impl Authorizer {
             }
             // Servers that have no OAuth2 endpoint answer a GET.
             (_, secret) => {
-                let mut query = url.query_pairs_mut();
                 if !service.is_empty() {
-                    query.append_pair("service", service);
+                    url.query_pairs_mut().append_pair("service", service);
                 }
                 for scope in scope.split(' ').filter(|scope| !scope.is_empty()) {
-                    query.append_pair("scope", scope);
+                    url.query_pairs_mut().append_pair("scope", scope);
                 }
-                drop(query);
                 let mut request = self.client.get(url);
                 if let Some(secret) = secret {
                     request = request.header(AUTHORIZATION, sensitive(&basic(&secret))?);

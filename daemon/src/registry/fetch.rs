@@ -9,8 +9,8 @@ use reqwest::Response;
 use tokio::sync::mpsc;
 
 use super::Registry;
-use super::hosts::{Host, chain};
-use super::request::{Ask, refusal};
+use super::hosts::{Host, Patience, chain};
+use super::request::{self, Ask, refusal};
 use super::resolver::accept;
 use crate::error::{Error, Kind, Result, not_found};
 use crate::images::media;
@@ -37,7 +37,15 @@ enum Ended {
 
 impl Registry {
     /// Sends the bytes that `descriptor` stands for from `offset` on to `sink`.
-    pub async fn fetch(&self, descriptor: &Descriptor, offset: u64, sink: &Sink) -> Result<()> {
+    ///
+    /// Addresses that the descriptor itself has are asked first; they get no credentials, whatever they answer.
+    pub async fn fetch(
+        &self,
+        descriptor: &Descriptor,
+        urls: &[String],
+        offset: u64,
+        sink: &Sink,
+    ) -> Result<()> {
         let mut fetch = Fetch {
             descriptor,
             size: u64::try_from(descriptor.size).unwrap_or(0),
@@ -45,6 +53,12 @@ impl Registry {
             sink,
         };
         let mut first: Option<Error> = None;
+        for url in urls {
+            match self.fetch_elsewhere(url, &mut fetch).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::info!(url, "fetch {}: {error:#}", descriptor.digest),
+            }
+        }
         for host in self.hosts.iter().filter(|host| host.capabilities.pull) {
             match self.fetch_from(host, &mut fetch).await {
                 Ok(()) => return Ok(()),
@@ -72,7 +86,7 @@ impl Registry {
         loop {
             let before = fetch.offset;
             let response = self.request(host, fetch).await?;
-            let error = match fetch.take(response, host).await {
+            let error = match fetch.take(response, &host.name, &host.patience).await {
                 Ended::Whole => return Ok(()),
                 Ended::Failed(error) => return Err(error),
                 Ended::Broken(error) => error,
@@ -83,6 +97,23 @@ impl Registry {
             }
             tracing::debug!(host = host.name, offset = fetch.offset, "resume: {error:#}");
             tokio::time::sleep(host.patience.backoff * 2u32.pow(failed.min(6) - 1)).await;
+        }
+    }
+
+    /// Fetches from an address that is not the registry's.
+    async fn fetch_elsewhere(&self, url: &str, fetch: &mut Fetch<'_>) -> Result<()> {
+        let mut headers = HeaderMap::new();
+        if fetch.offset > 0 {
+            range(&mut headers, fetch.offset);
+        }
+        let patience = self.patience();
+        let response = request::elsewhere(url, headers, patience).await?;
+        if !response.status().is_success() {
+            return Err(refusal(response, &fetch.descriptor.digest).await);
+        }
+        match fetch.take(response, url, patience).await {
+            Ended::Whole => Ok(()),
+            Ended::Failed(error) | Ended::Broken(error) => Err(error),
         }
     }
 
@@ -123,12 +154,11 @@ impl Registry {
 
 impl Fetch<'_> {
     /// Passes on what a response brings.
-    async fn take(&mut self, mut response: Response, host: &Host) -> Ended {
+    async fn take(&mut self, mut response: Response, name: &str, patience: &Patience) -> Ended {
         let mut skip = match self.check(&response) {
             Ok(skip) => skip,
             Err(error) => return Ended::Failed(error),
         };
-        let patience = &host.patience;
         let mut pace = Pace::new(patience.stall, patience.floor);
         loop {
             let Ok(chunk) = tokio::time::timeout_at(pace.deadline(), response.chunk()).await else {
@@ -137,7 +167,7 @@ impl Fetch<'_> {
                     Kind::Unavailable,
                     format!(
                         "{} stalled: less than {} bytes in {seconds} s",
-                        host.name, patience.floor
+                        name, patience.floor
                     ),
                 ));
             };

@@ -307,6 +307,11 @@ fn headers(settings: &Settings, options: &Options) -> Result<HeaderMap> {
     Ok(headers)
 }
 
+/// Returns a client that trusts whom the system trusts.
+pub fn plain_client() -> Result<reqwest::Client> {
+    client(&Settings::default(), false, Path::new(""))
+}
+
 fn client(settings: &Settings, skip_verify: bool, folder: &Path) -> Result<reqwest::Client> {
     // One provider for the process; that it is installed already is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();

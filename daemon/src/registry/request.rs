@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
 
-use super::hosts::{Host, chain};
+use super::hosts::{self, Host, Patience, chain};
 use crate::error::{Error, Kind, Result};
 
 const MAX_REDIRECTS: usize = 10;
@@ -138,6 +138,35 @@ impl Host {
         }
         Ok(url)
     }
+}
+
+/// Asks an address that has nothing to do with a registry: no credentials, and none of the headers that registries get.
+pub async fn elsewhere(url: &str, headers: HeaderMap, patience: &Patience) -> Result<Response> {
+    let client = hosts::plain_client()?;
+    let web = |url: Url| matches!(url.scheme(), "http" | "https").then_some(url);
+    let mut next = Url::parse(url).ok().and_then(web);
+    for _ in 0..MAX_REDIRECTS {
+        let Some(url) = next else {
+            break;
+        };
+        let request = client.get(url.clone()).headers(headers.clone()).send();
+        let answer = tokio::time::timeout(patience.answer, request).await;
+        let response = match answer {
+            Ok(answer) => answer.map_err(|error| Error::new(Kind::Unavailable, chain(&error)))?,
+            Err(_) => {
+                let message = format!("{url} did not answer");
+                return Err(Error::new(Kind::Unavailable, message));
+            }
+        };
+        let location = response.headers().get(LOCATION);
+        let location = location.filter(|_| response.status().is_redirection());
+        let Some(location) = location else {
+            return Ok(response);
+        };
+        let to = location.to_str().ok();
+        next = to.and_then(|to| response.url().join(to).ok()).and_then(web);
+    }
+    Err(Error::new(Kind::Unknown, format!("{url:?} leads nowhere")))
 }
 
 /// Returns whether the same request may be answered otherwise a moment later.

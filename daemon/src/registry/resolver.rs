@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Response;
 
 use super::Reference;
-use super::hosts::{self, Host, Options};
+use super::hosts::{self, Host, Options, Patience};
 use super::request::{Ask, refusal};
 use crate::content::Digest;
 use crate::error::{Context, Error, Kind, Result, not_found};
@@ -28,6 +28,12 @@ impl Registry {
         let hosts = hosts::configure(options, &reference.host)
             .context(|| format!("configure registry {:?}", reference.host))?;
         Ok(Self { reference, hosts })
+    }
+
+    /// Returns how long hosts of this repository are waited for.
+    pub(super) fn patience(&self) -> &Patience {
+        let own = self.hosts.last().expect("a registry has its own host");
+        &own.patience
     }
 
     /// Returns the descriptor that the reference stands for.

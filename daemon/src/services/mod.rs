@@ -12,7 +12,9 @@ pub mod mounts;
 pub mod namespaces;
 pub mod sandboxes;
 pub mod snapshots;
+pub mod streaming;
 pub mod tasks;
+pub mod transfer;
 pub mod ttrpc_events;
 pub mod version;
 

@@ -76,6 +76,14 @@ impl Snapshots {
         self.inner.backends.keys().map(String::as_str)
     }
 
+    /// Returns whether a snapshot of this snapshotter may get its parent when it is committed.
+    pub fn rebases(&self, snapshotter: &str) -> Result<bool> {
+        Ok(self
+            .backend(snapshotter)?
+            .capabilities()
+            .contains(&"rebase"))
+    }
+
     /// Returns what is known of a snapshot.
     pub fn stat(&self, context: &Context, snapshotter: &str, key: &str) -> Result<Info> {
         let backend = self.backend(snapshotter)?;
