@@ -128,6 +128,15 @@ impl Outgoing {
     }
 }
 
+impl Outgoing {
+    /// Waits until nothing waits to be sent any more.
+    pub async fn drained(&self) -> Result<()> {
+        let all = self.0.reserve_many(WAITING).await;
+        let all = all.map(drop);
+        all.map_err(|_| Error::new(Kind::Canceled, "the client has left the stream"))
+    }
+}
+
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").finish_non_exhaustive()

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::Timespec;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, invalid};
 
 const BLOCK: usize = 512;
 /// The longest extended header; a longer one is an attempt to fill the memory.
@@ -110,6 +110,22 @@ impl<R: BufRead> Entries<R> {
             })?;
         }
         file.set_len(entry.size).context(|| "set the file's size")
+    }
+
+    /// Passes the data of `entry`, the one that came last, to `take` in pieces; a file with holes is refused.
+    pub fn read(&mut self, entry: &Entry, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        if entry.extents.is_some() {
+            return Err(invalid("a sparse file where none can be"));
+        }
+        let mut failed = Ok(());
+        let copied = self.copy_data(entry.size, |bytes, _| match take(bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                failed = Err(error);
+                Err(io::Error::other("stopped"))
+            }
+        });
+        failed.and(copied)
     }
 
     /// Reads what follows the archive to its end and returns the input.

@@ -2,10 +2,13 @@
 
 pub mod apply;
 pub mod codec;
+pub mod compare;
 pub mod entries;
 pub mod pipeline;
 pub mod target;
 pub mod tree;
+pub mod walk;
+pub mod write;
 
 use std::io::BufReader;
 

@@ -448,7 +448,8 @@ pub fn is_overlay_xattr(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
-fn is_opaque(folder: BorrowedFd<'_>) -> bool {
+/// Returns whether nothing of the folder below shows through.
+pub fn is_opaque(folder: BorrowedFd<'_>) -> bool {
     let value = xattr(&magic(folder, None), OsStr::new(OPAQUE));
     value.is_ok_and(|value| value.as_deref() == Some(b"y"))
 }

@@ -234,7 +234,10 @@ impl Fetcher {
         let fetch = async {
             match offset < size {
                 true => (self.source)(descriptor.clone(), offset as u64, sink).await,
-                false => Ok(drop(sink)),
+                false => {
+                    drop(sink);
+                    Ok(())
+                }
             }
         };
         let counted = job.clone();

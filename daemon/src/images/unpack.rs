@@ -487,8 +487,8 @@ impl Drop for Extraction {
     }
 }
 
-/// Returns a text that no other extraction has.
-fn unique() -> String {
+/// Returns a text that nothing else gets from here.
+pub fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.map_or(0, |now| now.subsec_nanos());

@@ -140,6 +140,7 @@ impl Registry {
                 scope: &scope,
                 registry: &self.reference.host,
                 headers,
+                body: None,
             };
             let response = host.ask(&ask).await?;
             match response.status() {

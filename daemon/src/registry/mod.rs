@@ -11,9 +11,9 @@
 pub mod auth;
 pub mod fetch;
 pub mod hosts;
+pub mod push;
 pub mod reference;
 mod request;
-
 pub mod resolver;
 
 pub use auth::{Credentials, Secret};

@@ -58,6 +58,14 @@ impl Reference {
         })
     }
 
+    /// Returns the host without its port.
+    pub fn hostname(&self) -> &str {
+        match self.host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => self.host.split(':').next().unwrap_or_default(),
+        }
+    }
+
     /// Returns what a registry is asked for: the digest, or else the tag.
     pub fn object(&self) -> Result<&str> {
         match (&self.digest, &self.tag) {
@@ -107,6 +115,9 @@ mod tests {
             assert_eq!(reference.object().unwrap(), object);
             assert_eq!(reference.to_string(), text);
         }
+        let hostname = |text: &str| Reference::parse(text).unwrap().hostname().to_owned();
+        assert_eq!(hostname("127.0.0.1:5000/b:1"), "127.0.0.1");
+        assert_eq!(hostname("[::1]:5/b:1"), "::1");
         assert!(Reference::parse("h/b").unwrap().object().is_err());
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
@@ -22,10 +23,12 @@ pub struct Ask<'a> {
     /// The registry's own name, which mirrors are told.
     pub registry: &'a str,
     pub headers: HeaderMap,
+    /// It is short, since it is sent anew with each try.
+    pub body: Option<Bytes>,
 }
 
 impl Host {
-    /// Sends a request without a body; an answer of any status but those that pass by themselves comes back.
+    /// Sends a request; an answer of any status but those that pass by themselves comes back.
     pub async fn ask(&self, ask: &Ask<'_>) -> Result<Response> {
         let mut failed = 0;
         loop {
@@ -53,7 +56,10 @@ impl Host {
             if let Some(value) = &authorization {
                 headers.insert(AUTHORIZATION, value.clone());
             }
-            let request = self.client.request(ask.method.clone(), url.clone());
+            let mut request = self.client.request(ask.method.clone(), url.clone());
+            if let Some(body) = &ask.body {
+                request = request.body(body.clone());
+            }
             let response = self.send(request.headers(headers)).await;
             let response = match response {
                 Err(_) if self.fallback && url.scheme() == "http" => {

@@ -20,6 +20,8 @@ pub const MAX_MANIFEST: u64 = 4 << 20;
 pub struct Registry {
     pub reference: Reference,
     pub(super) hosts: Vec<Host>,
+    /// The scope that writing to this repository needs.
+    pub(super) push_scope: String,
 }
 
 impl Registry {
@@ -27,7 +29,12 @@ impl Registry {
     pub fn open(reference: Reference, options: &Options) -> Result<Self> {
         let hosts = hosts::configure(options, &reference.host)
             .context(|| format!("configure registry {:?}", reference.host))?;
-        Ok(Self { reference, hosts })
+        let push_scope = format!("repository:{}:pull,push", reference.repository);
+        Ok(Self {
+            reference,
+            hosts,
+            push_scope,
+        })
     }
 
     /// Returns how long hosts of this repository are waited for.
@@ -73,6 +80,7 @@ impl Registry {
             scope: &scope,
             registry: &self.reference.host,
             headers: accept(media::MANIFESTS),
+            body: None,
         };
         let response = host.ask(&ask).await?;
         match response.status() {

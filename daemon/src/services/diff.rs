@@ -6,8 +6,9 @@ use api_protos::containerd::types;
 use tonic::{Request, Response, Status};
 
 use super::snapshots::decode_mounts;
-use super::{open, run};
+use super::{open, ordered, run};
 use crate::diff::Diff;
+use crate::diff::compare::Options;
 use crate::metadata::Descriptor;
 
 /// The service.
@@ -61,7 +62,23 @@ impl Api for Service {
         .await
     }
 
-    async fn diff(&self, _: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
-        Err(Status::unimplemented("comparing mounts is not implemented"))
+    async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
+        let (context, request) = open(request)?;
+        let diff = self.diff.clone();
+        run(move || {
+            let left = decode_mounts(request.left);
+            let right = decode_mounts(request.right);
+            let options = Options {
+                media_type: request.media_type,
+                reference: request.r#ref,
+                labels: ordered(request.labels),
+                source_date_epoch: request.source_date_epoch.map(|time| time.seconds),
+            };
+            let layer = diff.compare(&context, &left, &right, options)?;
+            Ok(DiffResponse {
+                diff: Some(encode(layer)),
+            })
+        })
+        .await
     }
 }

@@ -16,10 +16,14 @@ use tonic::{Request, Response, Status};
 use super::{open, ordered};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result, invalid, status};
+use crate::images::export;
 use crate::images::platform::Platform;
 use crate::registry::hosts::Patience;
 use crate::registry::{Credentials, Options, Secret};
 use crate::streaming::{Stream, Streams};
+use crate::transfer::bytes;
+use crate::transfer::export::Outgoing;
+use crate::transfer::import::Incoming;
 use crate::transfer::progress::Progress;
 use crate::transfer::remote::Remote;
 use crate::transfer::store::{ImageStore, Reference, Unpack};
@@ -79,6 +83,28 @@ impl Service {
         }
         if let Some(store) = any::unpack::<wire::ImageStore>(&side) {
             return Ok(Side::Store(decode_store(decoded(store)?)));
+        }
+        if let Some(archive) = any::unpack::<wire::ImageImportStream>(&side) {
+            let archive = decoded(archive)?;
+            return Ok(Side::Import(Incoming {
+                bytes: bytes::reader(self.streams.take(context, &archive.stream)?),
+                compress: archive.force_compress,
+            }));
+        }
+        if let Some(archive) = any::unpack::<wire::ImageExportStream>(&side) {
+            let archive = decoded(archive)?;
+            let stream = self.streams.take(context, &archive.stream)?;
+            let (output, sending) = bytes::writer(stream);
+            return Ok(Side::Export(Outgoing {
+                output,
+                sending,
+                options: export::Options {
+                    platforms: archive.platforms.into_iter().map(decode_platform).collect(),
+                    all_platforms: archive.all_platforms,
+                    skip_docker_manifest: archive.skip_compatibility_manifest,
+                    skip_foreign: archive.skip_non_distributable,
+                },
+            }));
         }
         let message = format!("transfer of {:?}", side.type_url);
         Err(Error::new(Kind::Unimplemented, message))

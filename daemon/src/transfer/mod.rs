@@ -10,11 +10,16 @@
 //! A transfer works under a lease of its own, unless the client has one. When its client goes away it ends: what is
 //! being written is taken back first, then the lease goes, and last a collection removes what the transfer left.
 
+pub mod bytes;
 pub mod config;
+pub mod export;
+pub mod import;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod remote;
 pub mod store;
+pub mod tag;
 
 use std::sync::Arc;
 
@@ -35,6 +40,8 @@ use crate::images::work::Work;
 use crate::metadata::{Images, Leases};
 use crate::snapshots::Snapshots;
 pub use config::Config;
+use export::Outgoing;
+use import::Incoming;
 use progress::Progress;
 use remote::Remote;
 use store::ImageStore;
@@ -61,6 +68,8 @@ pub struct Parts {
 pub enum Side {
     Registry(Remote),
     Store(ImageStore),
+    Import(Incoming),
+    Export(Outgoing),
 }
 
 /// A transfer that goes on.
@@ -134,7 +143,11 @@ impl Transfer {
             _ = gone => Err(Error::new(Kind::Canceled, "the client has gone")),
         };
         ended.wait().await;
-        blocking(move || Ok(drop(lease))).await?;
+        blocking(move || {
+            drop(lease);
+            Ok(())
+        })
+        .await?;
         if result.is_err() {
             // What was left half-made is nobody's now.
             if let Err(error) = self.parts.collector.collect().await {
@@ -149,6 +162,10 @@ impl Session {
     async fn between(self, source: Side, destination: Side) -> Result<()> {
         match (source, destination) {
             (Side::Registry(remote), Side::Store(store)) => self.pull(remote, store).await,
+            (Side::Store(store), Side::Registry(remote)) => self.push(store, remote).await,
+            (Side::Store(from), Side::Store(to)) => self.tag(from, to).await,
+            (Side::Import(archive), Side::Store(store)) => self.import(archive, store).await,
+            (Side::Store(store), Side::Export(archive)) => self.export(store, archive).await,
             (source, destination) => {
                 let (from, to) = (source.name(), destination.name());
                 let message = format!("unable to transfer from {from} to {to}");
@@ -193,6 +210,8 @@ impl Side {
         match self {
             Self::Registry(remote) => remote.to_string(),
             Self::Store(store) => format!("Local Image Store ({})", store.name),
+            Self::Import(_) => "Archive to import".to_owned(),
+            Self::Export(_) => "Archive to export to".to_owned(),
         }
     }
 }

@@ -79,11 +79,42 @@ impl Session {
 impl Walk {
     /// Brings all that is wanted of what `root` stands for.
     pub async fn all(&self, root: &Descriptor) -> Result<()> {
-        let mut pending = VecDeque::from([Pending {
+        self.from(VecDeque::from([Pending {
             descriptor: root.clone(),
             parent: None,
             whole: true,
-        }]);
+        }]))
+        .await
+    }
+
+    /// Takes in the images of an archive, of which there may be many for one platform, and returns those it took.
+    pub async fn archive(&self, root: &Descriptor) -> Result<Vec<Descriptor>> {
+        let job = self.fetcher.track.job(root, None);
+        let Some(Node::Index(index)) = self.fetcher.node(root, &job).await? else {
+            return Err(invalid("the archive has no index"));
+        };
+        let platforms = &self.store.platforms;
+        let wanted = |image: &Descriptor| match &image.platform {
+            Some(image) if !platforms.is_empty() => {
+                platforms.iter().any(|wanted| wanted.rank(image).is_some())
+            }
+            _ => true,
+        };
+        let images: Vec<_> = index.manifests.into_iter().filter(wanted).collect();
+        if images.is_empty() {
+            let message = "no match for platform in the archive's index";
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        let pending = images.iter().map(|image| Pending {
+            descriptor: image.clone(),
+            parent: Some(root.clone()),
+            whole: true,
+        });
+        self.from(pending.collect()).await?;
+        Ok(images)
+    }
+
+    async fn from(&self, mut pending: VecDeque<Pending>) -> Result<()> {
         while let Some(next) = pending.pop_front() {
             let Pending {
                 descriptor,
@@ -205,7 +236,7 @@ fn source(registry: &Registry) -> Source {
 
 fn origin(registry: &Registry) -> Origin {
     Origin {
-        host: registry.reference.host.clone(),
+        host: registry.reference.hostname().to_owned(),
         repository: registry.reference.repository.clone(),
     }
 }
