@@ -246,3 +246,6 @@ fn open(path: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {path:?}"))
 }
+
+#[cfg(test)]
+mod tests;

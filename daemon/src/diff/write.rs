@@ -220,7 +220,7 @@ mod tests {
                 kind: Type::Symlink,
                 uid: u32::MAX - 1,
                 gid: 0o1000_0000,
-                modified: -7,
+                modified: 1 << 33,
                 xattrs: vec![
                     (b"user.a".to_vec(), b"\n=\0b".to_vec()),
                     (b"user.b".to_vec(), vec![7; 2000]),

@@ -6,13 +6,12 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::media;
 use super::names;
 use super::platform::Platform;
-use super::walk::{Config, Descriptor, Manifest};
+use super::walk::{Config, Descriptor, Index, Manifest};
 use crate::content::{Content, Digest, WriterOptions};
 use crate::context::Context;
 use crate::diff::codec::{self, Compression, Encoder, Encoding};
@@ -191,7 +190,6 @@ impl Import<'_> {
                 config,
                 layers: layers?,
             };
-            let manifest = serde_json::to_value(manifest).map_err(encoding)?;
             let mut descriptor = self.put(media::DOCKER_MANIFEST, &manifest)?;
             descriptor.platform = Some(platform);
             let names = image.repo_tags.unwrap_or_default();
@@ -209,7 +207,11 @@ impl Import<'_> {
                 index.push(named);
             }
         }
-        let index = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": index});
+        let index = Index {
+            schema_version: 2,
+            media_type: media::OCI_INDEX.to_owned(),
+            manifests: index,
+        };
         self.put(media::OCI_INDEX, &index)
     }
 
@@ -292,7 +294,7 @@ impl Import<'_> {
         Ok(config.platform.normalized())
     }
 
-    fn put(&self, media_type: &str, document: &serde_json::Value) -> Result<Descriptor> {
+    fn put(&self, media_type: &str, document: &impl Serialize) -> Result<Descriptor> {
         let bytes = serde_json::to_vec(document).map_err(encoding)?;
         let digest = Digest::of(&bytes);
         let reference = format!("{}-{digest}", self.unique);

@@ -253,7 +253,7 @@ pub fn select(index: &Index, platforms: &[Platform], limit: usize) -> Result<Vec
     }
     if ranked.is_empty() && !index.manifests.is_empty() {
         let wanted: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-        let message = format!("no match for platform {} in manifest", wanted.join(", "));
+        let message = format!("{}: no match for platform in manifest", wanted.join(", "));
         return Err(Error::new(Kind::NotFound, message));
     }
     Ok(ranked.into_iter().map(|(_, found)| found.clone()).collect())

@@ -215,3 +215,6 @@ impl Side {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
