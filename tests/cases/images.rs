@@ -161,6 +161,62 @@ fn images_are_tagged_and_pushed_and_pulled_again() {
     });
 }
 
+#[test]
+fn a_snapshot_is_compared_with_its_parent_as_upstream_does_it() {
+    same_without_shim(|daemon| {
+        let ctr = daemon.ctr();
+        let archive =
+            Image::many_layers(2, 10_000).write_archive(daemon.folder(), "example.org/many:1");
+        ctr.ok(&["images", "import", &archive.display().to_string()]);
+        let mount = daemon.folder().join("mount");
+        std::fs::create_dir(&mount).unwrap();
+        let target = mount.display().to_string();
+        ctr.ok(&["images", "mount", "--rw", "example.org/many:1", &target]);
+        let script = "rm data/last; echo new > data/new; ln data/new data/link; ln -s new data/symlink; \
+                      mkdir -p a/b; touch a/b/c; chmod 4755 bin/busybox; mkfifo fifo; mknod null c 1 3; \
+                      rm -r var tmp; mkdir tmp; touch tmp/x; setcap cap_net_raw+ep data/new || true; \
+                      find . -exec touch -h -d @1700000000 {} +";
+        let mut change = std::process::Command::new("sh");
+        change.args(["-c", script]).current_dir(&mount);
+        tests::command::run(&mut change).ok();
+        ctr.ok(&["images", "unmount", &target]);
+        ["application/vnd.oci.image.layer.v1.tar", ""].map(|media_type| {
+            let path = daemon.folder().join("layer");
+            let file = std::fs::File::create(&path).unwrap();
+            let mut args = vec!["snapshots", "diff"];
+            if !media_type.is_empty() {
+                args.extend(["--media-type", media_type]);
+            }
+            args.push(&target);
+            let status = ctr.command(&args).stdout(file).status().unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            if media_type.is_empty() {
+                return (status.code(), vec![format!("{:?}", &bytes[..2])]);
+            }
+            (status.code(), listing(&path.display().to_string()))
+        })
+    });
+}
+
+#[test]
+fn an_old_client_exports_and_pushes_by_itself() {
+    let registry = Registry::start();
+    let reference = registry.push("library/many", "1", &Image::many_layers(1, 30_000));
+    same_without_shim(|daemon| {
+        let ctr = daemon.old_ctr();
+        ctr.ok(&["images", "pull", "--plain-http", &reference]);
+        let exported = daemon.folder().join("exported.tar").display().to_string();
+        ctr.ok(&["images", "export", &exported, &reference]);
+        let files = listing(&exported).len();
+        let other = format!("{}/old/{}:2", registry.host(), daemon.namespace);
+        ctr.ok(&["images", "push", "--plain-http", &other, &reference]);
+        ctr.ok(&["images", "rm", "--sync", &reference]);
+        ctr.ok(&["images", "import", &exported]);
+        ctr.ok(&["images", "pull", "--plain-http", &other]);
+        (files, table(&ctr.ok(&["snapshots", "ls"]), &[0, 1, 2]))
+    });
+}
+
 /// Fails unless a namespace has nothing at all, as soon as the collector has run.
 #[track_caller]
 fn assert_empty(ctr: &Ctr) {

@@ -168,3 +168,51 @@ fn encode(descriptor: &Descriptor) -> types::Descriptor {
         annotations: descriptor.annotations.clone().into_iter().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn events_tell_every_step_of_a_blob_even_if_it_was_not_seen() {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let progress = Progress(Some(sender));
+        let track = Track::default();
+        let descriptor = Descriptor {
+            media_type: crate::images::media::OCI_LAYER_GZIP.into(),
+            digest: "sha256:a".into(),
+            size: 10,
+            ..Descriptor::default()
+        };
+        let mut told = Told {
+            moving: "downloading",
+            root: "image",
+            stages: HashMap::new(),
+        };
+        let job = track.job(&descriptor, None);
+        told.tell(&track, &progress);
+        job.set(Stage::Moving(0));
+        job.moved(4);
+        told.tell(&track, &progress);
+        told.tell(&track, &progress);
+        job.set(Stage::Extracted);
+        told.tell(&track, &progress);
+        drop(progress);
+        let mut events = Vec::new();
+        while let Some(message) = receiver.recv().await {
+            assert_eq!(message.name, "layer-sha256:a");
+            assert_eq!(message.parents, ["image"]);
+            events.push((message.event, message.progress));
+        }
+        let expected = [
+            ("waiting", 0),
+            ("downloading", 4),
+            ("complete", 10),
+            ("extracted", 10),
+        ];
+        assert_eq!(
+            events,
+            expected.map(|(event, bytes)| (event.to_owned(), bytes))
+        );
+    }
+}

@@ -3,6 +3,7 @@
 mod registry;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use crate::images::platform::Platform;
 use crate::metadata::Store;
 use crate::registry::hosts::Patience;
 use crate::registry::{Credentials, Options, Secret};
-use registry::{Fault, Image, Registry, blob};
+use registry::{Fault, Image, Registry, TOKEN, blob};
+use sys::mount::{Mount, TempMount};
 
 struct Fixture {
     _root: tempfile::TempDir,
@@ -30,16 +32,17 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
+        let disk = root.path().to_owned();
+        Self::on(root, &disk).await
+    }
+
+    /// Keeps blobs and snapshots below `disk`.
+    async fn on(root: tempfile::TempDir, disk: &Path) -> Self {
         let store = Arc::new(Store::open(&root.path().join("meta")).unwrap());
-        let content = Content::open(
-            &root.path().join("content"),
-            true,
-            store.clone(),
-            Arc::default(),
-        );
+        let content = Content::open(&disk.join("content"), true, store.clone(), Arc::default());
         let content = content.unwrap();
-        let overlay = Overlay::open(root.path().join("overlay"), OverlayOptions::default());
-        let native = Native::open(root.path().join("native")).unwrap();
+        let overlay = Overlay::open(disk.join("overlay"), OverlayOptions::default());
+        let native = Native::open(disk.join("native")).unwrap();
         let backends: BTreeMap<String, Arc<dyn Snapshotter>> = BTreeMap::from([
             ("overlayfs".to_owned(), Arc::new(overlay.unwrap()) as _),
             ("native".to_owned(), Arc::new(native) as _),
@@ -410,6 +413,73 @@ async fn passwords_go_to_the_registry_and_to_nobody_else() {
     for request in seen {
         assert_eq!(request.headers.get("authorization"), None, "{request:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_fetched_once_from_where_the_registry_says() {
+    if !root_only() {
+        return;
+    }
+    let f = Fixture::new().await;
+    f.registry.image(2, 1000);
+    let realm = format!("http://{}{TOKEN}", f.registry.address);
+    let challenge = format!("Bearer realm=\"{realm}\",service=\"s\",scope=\"repository:a/b:pull\"");
+    f.registry.wants(&challenge, "Bearer secret");
+    let token = br#"{"token":"secret"}"#.to_vec();
+    f.registry.put(TOKEN, "application/json", token);
+    f.pull().await.unwrap();
+    assert_eq!(f.registry.gets(TOKEN), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_are_asked_in_their_order_and_the_registry_last() {
+    if !root_only() {
+        return;
+    }
+    let f = Fixture::new().await;
+    let (empty, mirror) = (Registry::start().await, Registry::start().await);
+    mirror.image(2, 1000);
+    let registry = f.registry.address;
+    let hosts = format!(
+        "server = \"http://{registry}\"\n[host.\"http://{}\"]\n[host.\"http://{}\"]\n",
+        empty.address, mirror.address
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder
+        .path()
+        .join(format!("127.0.0.1_{}_", registry.port()));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("hosts.toml"), hosts).unwrap();
+    let mut remote = f.remote(None);
+    remote.options.host_dir = Some(folder.path().to_owned());
+    let registry = remote.open().await.unwrap();
+    let target = registry.resolve().await.unwrap();
+    assert_eq!(target.media_type, media::OCI_MANIFEST);
+    assert!(!empty.seen().is_empty() && !mirror.seen().is_empty());
+    assert!(f.registry.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_leaves_nothing() {
+    if !root_only() {
+        return;
+    }
+    let tmpfs = Mount {
+        fstype: "tmpfs".into(),
+        source: "tmpfs".into(),
+        options: vec!["size=512k".into()],
+        ..Mount::default()
+    };
+    let disk = TempMount::new(&[tmpfs]).unwrap();
+    let f = Fixture::on(tempfile::tempdir().unwrap(), disk.path()).await;
+    f.registry.image(2, 400_000);
+    let error = f.pull().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::ResourceExhausted, "{error:#}");
+    let [images, blobs, _, snapshots, leases] = f.count();
+    assert_eq!([images, blobs, snapshots, leases], [0; 4]);
+    // What was kept for another try goes as any ingest does.
+    drop(f);
+    disk.close().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
