@@ -25,6 +25,7 @@ mod bootstrap;
 mod cleanup;
 mod clock;
 mod events;
+mod info;
 mod io;
 mod log;
 mod oom;
@@ -61,9 +62,10 @@ fn run() -> sys::Result<()> {
             println!("  Version:  {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Action::Info | Action::None => Err(sys::Error::new(
-            sys::Kind::Unimplemented,
-            "a daemon runs this program: start, delete, -v",
+        Action::Info => info::print(),
+        Action::None => Err(sys::Error::new(
+            sys::Kind::InvalidArgument,
+            "a daemon runs this program: start, delete, -info, -v",
         )),
     }
 }

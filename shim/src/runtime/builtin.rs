@@ -18,7 +18,7 @@ pub struct BuiltIn {
     no_pivot: bool,
     no_new_keyring: bool,
     reaper: Reaper,
-    container: Option<Container>,
+    container: Option<Box<Container>>,
 }
 
 impl BuiltIn {
@@ -42,13 +42,13 @@ impl BuiltIn {
 
     /// Loads the container that another process has made.
     pub fn load(&mut self) -> Result<()> {
-        self.container = Some(Container::load(&self.root, &self.subject.id)?);
+        self.container = Some(Box::new(Container::load(&self.root, &self.subject.id)?));
         Ok(())
     }
 
     /// Returns the container.
     pub fn container(&mut self) -> Result<&mut Container> {
-        self.container.as_mut().ok_or_else(missing)
+        self.container.as_deref_mut().ok_or_else(missing)
     }
 
     pub(super) fn cgroup(&self) -> Result<::runtime::cgroup::Cgroup> {
@@ -64,7 +64,7 @@ impl BuiltIn {
         options.no_new_keyring = self.no_new_keyring;
         let (container, process) =
             Container::create(&options).map_err(|error| error.context("runc create failed"))?;
-        self.container = Some(container);
+        self.container = Some(Box::new(container));
         Ok(self.made(process))
     }
 
