@@ -1,9 +1,10 @@
 //! The event exchange: what is published goes to every subscriber whose filters ask for it.
 
 use std::borrow::Cow;
-use std::sync::Mutex;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use api_protos::any;
 use api_protos::containerd::types::Envelope;
@@ -20,10 +21,20 @@ mod fields;
 /// How many events a subscriber may fall behind before it is cut off.
 const MAX_BEHIND: usize = 1 << 16;
 
+/// For how long those who subscribe late still get what [`Exchange::recall`] published.
+const RECALLED: Duration = Duration::from_secs(60);
+
 /// Takes events from the services and the shims and hands them to the subscribers.
 #[derive(Debug, Default)]
 pub struct Exchange {
-    subscribers: Mutex<Vec<Subscriber>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    subscribers: Vec<Subscriber>,
+    /// Events of the time when there was no daemon, and when it learnt of them.
+    recalled: VecDeque<(Instant, Envelope)>,
 }
 
 #[derive(Debug)]
@@ -51,6 +62,22 @@ impl Exchange {
         self.publish_any(namespace, topic, any::pack(event))
     }
 
+    /// Publishes an event of the time when no daemon ran; those who subscribe soon after its start get it as well.
+    ///
+    /// Clients lose their subscriptions with the daemon, so at its start there is nobody yet to be told.
+    pub fn recall<M: Message + Name>(&self, namespace: &str, topic: &str, event: &M) -> Result<()> {
+        let envelope = Envelope {
+            timestamp: Some(crate::metadata::now()),
+            namespace: namespace.to_owned(),
+            topic: topic.to_owned(),
+            event: Some(any::pack(event)),
+        };
+        self.forward(envelope.clone())?;
+        let recalled = (Instant::now(), envelope);
+        self.lock().recalled.push_back(recalled);
+        Ok(())
+    }
+
     /// Publishes an event whose type only its publisher knows.
     pub fn publish_any(&self, namespace: &str, topic: &str, event: Any) -> Result<()> {
         self.forward(Envelope {
@@ -65,17 +92,9 @@ impl Exchange {
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
         validate(&envelope)?;
         tracing::debug!(ns = envelope.namespace, topic = envelope.topic, "event");
-        let mut subscribers = self
+        self.lock()
             .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        subscribers.retain(|subscriber| {
-            if !subscriber.filter.matches(&envelope) {
-                return !subscriber.sender.is_closed();
-            }
-            subscriber.behind.fetch_add(1, Ordering::Relaxed) < MAX_BEHIND
-                && subscriber.sender.send(envelope.clone()).is_ok()
-        });
+            .retain(|subscriber| subscriber.send(&envelope));
         Ok(())
     }
 
@@ -84,15 +103,38 @@ impl Exchange {
         let filter = Filter::parse(filters)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let behind = Arc::new(AtomicUsize::new(0));
-        self.subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Subscriber {
-                filter,
-                behind: behind.clone(),
-                sender,
-            });
+        let subscriber = Subscriber {
+            filter,
+            behind: behind.clone(),
+            sender,
+        };
+        let mut inner = self.lock();
+        let old = |(since, _): &(Instant, Envelope)| since.elapsed() > RECALLED;
+        while inner.recalled.front().is_some_and(old) {
+            inner.recalled.pop_front();
+        }
+        for (_, envelope) in &inner.recalled {
+            subscriber.send(envelope);
+        }
+        // Those who left are forgotten here too: there may be no event for long.
+        inner.subscribers.retain(|known| !known.sender.is_closed());
+        inner.subscribers.push(subscriber);
         Ok(Subscription { behind, receiver })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber {
+    /// Hands an event on if it is asked for, and returns whether there is still somebody to take more.
+    fn send(&self, envelope: &Envelope) -> bool {
+        if !self.filter.matches(envelope) {
+            return !self.sender.is_closed();
+        }
+        self.behind.fetch_add(1, Ordering::Relaxed) < MAX_BEHIND
+            && self.sender.send(envelope.clone()).is_ok()
     }
 }
 
@@ -190,6 +232,21 @@ mod tests {
         exchange
             .publish("default", "/tasks/exit", &TaskExit::default())
             .unwrap();
-        assert!(exchange.subscribers.lock().unwrap().is_empty());
+        assert!(exchange.lock().subscribers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_happened_before_the_start_is_told_to_those_who_come_late() {
+        let exchange = Exchange::default();
+        let mut early = exchange.subscribe::<&str>(&[]).unwrap();
+        let exit = TaskExit::default();
+        exchange.recall("moby", "/tasks/exit", &exit).unwrap();
+        let mut late = exchange.subscribe(&["namespace==moby"]).unwrap();
+        let mut other = exchange.subscribe(&["namespace==default"]).unwrap();
+        drop(exchange);
+        assert_eq!(early.next().await.unwrap().topic, "/tasks/exit");
+        assert!(early.next().await.is_none());
+        assert_eq!(late.next().await.unwrap().topic, "/tasks/exit");
+        assert!(other.next().await.is_none());
     }
 }

@@ -34,6 +34,26 @@ impl Exit {
             at: crate::metadata::now(),
         }
     }
+
+    fn event(&self, id: &str) -> TaskExit {
+        TaskExit {
+            container_id: id.to_owned(),
+            id: id.to_owned(),
+            pid: self.pid,
+            exit_status: self.status,
+            exited_at: Some(self.at),
+        }
+    }
+
+    fn deletion(&self, id: &str) -> TaskDelete {
+        TaskDelete {
+            container_id: id.to_owned(),
+            pid: self.pid,
+            exit_status: self.status,
+            exited_at: Some(self.at),
+            ..TaskDelete::default()
+        }
+    }
 }
 
 /// Which of the two last events of a task have been published.
@@ -56,27 +76,24 @@ impl Told {
     /// Publishes those of the last events that the shim did not get to.
     pub fn finish(&self, bundle: &Bundle, exit: Exit, events: &Exchange) -> Result<()> {
         if !self.exit.swap(true, Ordering::Relaxed) {
-            let event = TaskExit {
-                container_id: bundle.id.clone(),
-                id: bundle.id.clone(),
-                pid: exit.pid,
-                exit_status: exit.status,
-                exited_at: Some(exit.at),
-            };
-            events.publish(&bundle.namespace, EXIT, &event)?;
+            events.publish(&bundle.namespace, EXIT, &exit.event(&bundle.id))?;
         }
         if !self.delete.swap(true, Ordering::Relaxed) {
-            let event = TaskDelete {
-                container_id: bundle.id.clone(),
-                pid: exit.pid,
-                exit_status: exit.status,
-                exited_at: Some(exit.at),
-                ..TaskDelete::default()
-            };
-            events.publish(&bundle.namespace, DELETE, &event)?;
+            events.publish(&bundle.namespace, DELETE, &exit.deletion(&bundle.id))?;
         }
         Ok(())
     }
+}
+
+/// Tells of a task whose shim ended while no daemon ran.
+pub fn recall_end(bundle: &Bundle, exit: Exit, events: &Exchange) -> Result<()> {
+    recall_exit(bundle, exit, events)?;
+    events.recall(&bundle.namespace, DELETE, &exit.deletion(&bundle.id))
+}
+
+/// Tells of a task whose first process may have ended while no daemon ran: its shim had nobody to tell.
+pub fn recall_exit(bundle: &Bundle, exit: Exit, events: &Exchange) -> Result<()> {
+    events.recall(&bundle.namespace, EXIT, &exit.event(&bundle.id))
 }
 
 /// Returns the container whose first process the event is the end of, or whose task it deletes.

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api_protos::containerd::task::v3::StateRequest;
+use api_protos::containerd::task::v3::{StateRequest, StateResponse};
+use api_protos::containerd::v1::types::Status;
 use futures_util::{StreamExt, stream};
 
 use super::bundle::Bundle;
+use super::exit::Exit;
 use super::log;
 use super::shim::Shim;
-use super::shims::Shims;
+use super::shims::{Hold, Shims};
 use crate::blocking::blocking;
 use crate::context;
 use crate::error::{Error, Kind, Result};
@@ -18,7 +20,7 @@ use crate::metadata::{Containers, Sandboxes};
 /// How many bundles are looked at at a time.
 const CONCURRENT: usize = 64;
 /// How long a shim may take to answer its first question.
-const LOAD: Duration = Duration::from_secs(5);
+const LOAD: Duration = Duration::from_secs(2);
 
 impl Shims {
     /// Connects to all shims that still run, and cleans up after those that do not.
@@ -58,13 +60,7 @@ impl Shims {
             }
         };
         match self.reconnect(&bundle, binary.clone()).await {
-            Ok(shim) => match is_sandbox(&bundle, sandboxes) || has_task(&shim).await {
-                true => {
-                    tracing::debug!(ns = namespace, id, "found a task again");
-                    self.publish(hold, shim);
-                }
-                false => self.end(shim).await,
-            },
+            Ok(shim) => self.take_over(hold, shim, sandboxes).await,
             Err(error) => {
                 tracing::warn!(
                     ns = namespace,
@@ -74,6 +70,32 @@ impl Shims {
                 self.lost(&bundle, &binary).await;
             }
         }
+    }
+
+    /// Takes a shim that runs back into the table, unless it has nothing to do.
+    async fn take_over(&self, hold: Hold, shim: Shim, sandboxes: &Sandboxes) {
+        let bundle = shim.bundle.clone();
+        match state(&shim).await {
+            Err(error) if error.kind() == Kind::NotFound && !is_sandbox(&bundle, sandboxes) => {
+                tracing::debug!(id = bundle.id, "end a shim without a task: {error:#}");
+                return self.end(shim).await;
+            }
+            Err(error) => {
+                // One that does not answer may well have its task, and is kept.
+                tracing::warn!(id = bundle.id, "ask a shim for its task: {error:#}");
+            }
+            Ok(state) if state.status() == Status::Stopped => {
+                let exit = Exit {
+                    pid: state.pid,
+                    status: state.exit_status,
+                    at: state.exited_at.unwrap_or_default(),
+                };
+                self.ended(&bundle, exit);
+            }
+            Ok(_) => {}
+        }
+        tracing::debug!(ns = bundle.namespace, id = bundle.id, "found a shim again");
+        self.publish(hold, shim);
     }
 
     async fn reconnect(&self, bundle: &Bundle, binary: PathBuf) -> Result<Shim> {
@@ -103,23 +125,15 @@ fn is_sandbox(bundle: &Bundle, sandboxes: &Sandboxes) -> bool {
     context.is_ok_and(|context| sandboxes.get(&context, &bundle.id).is_ok())
 }
 
-/// Returns whether the shim has its task. One that does not answer may well have it, and is kept.
-async fn has_task(shim: &Shim) -> bool {
+/// Returns the state of the shim's task.
+async fn state(shim: &Shim) -> Result<StateResponse> {
     let request = StateRequest {
         id: shim.bundle.id.clone(),
         ..StateRequest::default()
     };
-    let state = shim
-        .call(Some(LOAD), |client, call| {
-            let request = request.clone();
-            async move { client.state(&call, &request).await }
-        })
-        .await;
-    match state {
-        Ok(_) => true,
-        Err(error) => {
-            tracing::warn!(id = shim.bundle.id, "ask a shim for its task: {error:#}");
-            error.kind() != Kind::NotFound
-        }
-    }
+    shim.call(Some(LOAD), |client, call| {
+        let request = request.clone();
+        async move { client.state(&call, &request).await }
+    })
+    .await
 }

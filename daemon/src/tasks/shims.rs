@@ -240,8 +240,15 @@ impl Shims {
     /// Cleans up after the shim of an earlier daemon that is gone, and tells how its task ended.
     pub async fn lost(&self, bundle: &Bundle, binary: &Path) {
         let exit = self.clean(bundle, binary).await;
-        if let Err(error) = exit::Told::default().finish(bundle, exit, &self.inner.events) {
+        if let Err(error) = exit::recall_end(bundle, exit, &self.inner.events) {
             tracing::error!(id = bundle.id, "publish the end of a task: {error:#}");
+        }
+    }
+
+    /// Tells of a task that was found again and whose first process has ended.
+    pub fn ended(&self, bundle: &Bundle, exit: Exit) {
+        if let Err(error) = exit::recall_exit(bundle, exit, &self.inner.events) {
+            tracing::error!(id = bundle.id, "publish the exit of a task: {error:#}");
         }
     }
 
