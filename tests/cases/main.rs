@@ -1,10 +1,12 @@
 //! Black-box tests with real clients and real peers, in one binary.
 #![forbid(unsafe_code)]
 
+mod badinput;
 mod ctr;
 mod demo;
 mod docker;
 mod docs;
 mod images;
 mod lifecycle;
+mod restart;
 mod tidy;

@@ -3,6 +3,7 @@
 //! Every fixture that can be ours or upstream's says so by [`Engine`]; a case that fails against upstream is a wrong case.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod binaries;
 pub mod command;
 pub mod ctr;
@@ -17,6 +18,7 @@ pub mod terminal;
 
 use std::time::{Duration, Instant};
 
+pub use api::Api;
 pub use command::Finished;
 pub use ctr::Ctr;
 pub use daemon::{Daemon, Engine};

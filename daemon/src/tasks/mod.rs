@@ -10,6 +10,7 @@
 //! | `bundle.rs` | the folder of a task |
 //! | `resolve.rs` | runtime names |
 //! | `exit.rs` | how a task ends, told exactly once |
+//! | `remnants.rs` | what a creation that was cut short leaves |
 
 pub mod bootstrap;
 pub mod bundle;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod exit;
 mod log;
 mod reload;
+mod remnants;
 pub mod resolve;
 pub mod shim;
 pub mod shims;

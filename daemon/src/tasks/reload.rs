@@ -1,12 +1,13 @@
 //! After a restart: the shims of the earlier daemon are found by their bundles and connected to again.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_protos::containerd::task::v3::{StateRequest, StateResponse};
 use api_protos::containerd::v1::types::Status;
 use futures_util::{StreamExt, stream};
 
+use super::bootstrap::Endpoint;
 use super::bundle::Bundle;
 use super::exit::Exit;
 use super::log;
@@ -19,6 +20,8 @@ use crate::metadata::{Containers, Sandboxes};
 
 /// How many bundles are looked at at a time.
 const CONCURRENT: usize = 64;
+/// How long a shim's executable that outlived the daemon may take to say where the shim listens.
+const STARTED: Duration = Duration::from_secs(2);
 /// How long a shim may take to answer its first question.
 const LOAD: Duration = Duration::from_secs(2);
 
@@ -78,7 +81,7 @@ impl Shims {
         match state(&shim).await {
             Err(error) if error.kind() == Kind::NotFound && !is_sandbox(&bundle, sandboxes) => {
                 tracing::debug!(id = bundle.id, "end a shim without a task: {error:#}");
-                return self.end(shim).await;
+                return self.give_up(&shim).await;
             }
             Err(error) => {
                 // One that does not answer may well have its task, and is kept.
@@ -99,8 +102,8 @@ impl Shims {
     }
 
     async fn reconnect(&self, bundle: &Bundle, binary: PathBuf) -> Result<Shim> {
-        let endpoint = bundle
-            .endpoint()?
+        let endpoint = endpoint(bundle)
+            .await?
             .ok_or_else(|| Error::new(Kind::NotFound, "the shim never said where it listens"))?;
         let log = log::follow(bundle)
             .inspect_err(|error| tracing::warn!(id = bundle.id, "{error:#}"))
@@ -116,6 +119,18 @@ impl Shims {
         let context = context::Context::new(&bundle.namespace)?;
         let container = containers.get(&context, &bundle.id)?;
         self.resolver().resolve(&container.runtime)
+    }
+}
+
+/// Returns where the shim listens; one that was being started when the daemon died gets some time to say so.
+async fn endpoint(bundle: &Bundle) -> Result<Option<Endpoint>> {
+    let deadline = Instant::now() + STARTED;
+    loop {
+        let endpoint = bundle.endpoint()?;
+        if endpoint.is_some() || bundle.binary()?.is_none() || Instant::now() > deadline {
+            return Ok(endpoint);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

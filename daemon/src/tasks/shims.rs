@@ -22,6 +22,7 @@ use super::bundle::{Bundle, Folders};
 use super::command::Caller;
 use super::exit::{self, Exit};
 use super::log;
+use super::remnants;
 use super::resolve::Resolver;
 use super::shim::{Shim, not_found};
 use super::task;
@@ -215,6 +216,14 @@ impl Shims {
                 Exit::unseen()
             }
         };
+        let cut_short = bundle.clone();
+        let ended = blocking(move || {
+            remnants::end(&cut_short);
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::warn!(id = bundle.id, "end what is left of a container: {error:#}");
+        }
         self.remove(bundle).await;
         exit
     }
@@ -239,10 +248,29 @@ impl Shims {
 
     /// Cleans up after the shim of an earlier daemon that is gone, and tells how its task ended.
     pub async fn lost(&self, bundle: &Bundle, binary: &Path) {
+        if let Ok(None) = bundle.endpoint() {
+            // It was started, or was being started, when the daemon died, and may run.
+            let (hidden, address) = (bundle.clone(), self.inner.caller.address.clone());
+            let ended = blocking(move || {
+                remnants::end_shim(&hidden, &address);
+                Ok(())
+            });
+            if let Err(error) = ended.await {
+                tracing::warn!(id = bundle.id, "end a shim: {error:#}");
+            }
+        }
         let exit = self.clean(bundle, binary).await;
         if let Err(error) = exit::recall_end(bundle, exit, &self.inner.events) {
             tracing::error!(id = bundle.id, "publish the end of a task: {error:#}");
         }
+    }
+
+    /// Ends a shim that has no task: it may have been killed in the midst of making one.
+    pub async fn give_up(&self, shim: &Shim) {
+        if let Err(error) = task::shutdown(shim).await {
+            tracing::warn!(id = shim.bundle.id, "end a shim: {error:#}");
+        }
+        self.clean(&shim.bundle, &shim.binary).await;
     }
 
     /// Tells of a task that was found again and whose first process has ended.
