@@ -127,6 +127,8 @@ fn plugins_that_clients_look_for_are_listed_as_ok() {
             ("io.containerd.differ.v1", "walking"),
             ("io.containerd.gc.v1", "scheduler"),
             ("io.containerd.runtime.v2", "task"),
+            ("io.containerd.streaming.v1", "manager"),
+            ("io.containerd.transfer.v1", "local"),
             ("io.containerd.grpc.v1", "containers"),
             ("io.containerd.grpc.v1", "content"),
             ("io.containerd.grpc.v1", "diff"),
@@ -136,7 +138,9 @@ fn plugins_that_clients_look_for_are_listed_as_ok() {
             ("io.containerd.grpc.v1", "leases"),
             ("io.containerd.grpc.v1", "namespaces"),
             ("io.containerd.grpc.v1", "snapshots"),
+            ("io.containerd.grpc.v1", "streaming"),
             ("io.containerd.grpc.v1", "tasks"),
+            ("io.containerd.grpc.v1", "transfer"),
             ("io.containerd.grpc.v1", "version"),
         ];
         wanted.map(|(kind, name)| rows.get(&(kind.to_owned(), name.to_owned())).cloned())
