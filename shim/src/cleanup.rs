@@ -1,7 +1,8 @@
 //! `delete`: cleans up after a shim that is gone, and says how its container ended.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use api_protos::containerd::task::v3::DeleteResponse;
 use prost::Message;
@@ -28,6 +29,7 @@ pub fn delete(args: &Args) -> Result<()> {
         log::warn(format_args!("delete {}: {error:#}", args.id));
     }
     sys::mount::unmount_all(&bundle.join("rootfs"))?;
+    remove_socket(&bundle);
     let response = DeleteResponse {
         pid: pid.unwrap_or(0),
         exit_status: KILLED,
@@ -36,6 +38,16 @@ pub fn delete(args: &Args) -> Result<()> {
     std::io::stdout()
         .write_all(&response.encode_to_vec())
         .context(|| "print the answer")
+}
+
+/// Removes the socket that the bundle names, unless a shim still listens there for other containers of a pod.
+fn remove_socket(bundle: &Path) {
+    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
+    if let Some(path) = address.trim().strip_prefix("unix://")
+        && UnixStream::connect(path).is_err()
+    {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn end(args: &Args, bundle: PathBuf) -> Result<()> {

@@ -95,7 +95,14 @@ impl BuiltIn {
 
     pub(super) fn delete(&mut self, force: bool) -> Result<()> {
         match self.container.take() {
-            Some(container) => container.delete(force),
+            Some(container) => {
+                let deleted = container.delete(force);
+                if deleted.is_err() {
+                    // What could not be deleted is still there, for the next attempt.
+                    let _ = self.load();
+                }
+                deleted
+            }
             None => Ok(()),
         }
     }
