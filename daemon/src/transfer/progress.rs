@@ -133,10 +133,8 @@ impl Told<'_> {
                     &[("complete", size), ("extracting", bytes)]
                 }
                 (_, Stage::Extracting(bytes)) => &[("extracting", bytes)],
-                (Stage::Waiting | Stage::Moving(_), Stage::Extracted) => {
-                    &[("complete", size), ("extracted", size)]
-                }
-                (_, Stage::Extracted) => &[("extracted", size)],
+                // Clients from before containerd 2.2 know no "extracted" and end their bar with "complete".
+                (_, Stage::Extracted) => &[("extracted", size), ("complete", size)],
             };
             for (event, bytes) in steps {
                 progress.send(self.message(&job, event, *bytes));
@@ -207,8 +205,8 @@ mod tests {
         let expected = [
             ("waiting", 0),
             ("downloading", 4),
-            ("complete", 10),
             ("extracted", 10),
+            ("complete", 10),
         ];
         assert_eq!(
             events,
