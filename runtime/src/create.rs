@@ -12,9 +12,10 @@ use crate::cgroup::Cgroup;
 use crate::init::{Command, Identity, InitPlan, Namespaces, Plan, Stdio, failed_in_init, run_init};
 use crate::options::{CreateOptions, Process};
 use crate::record::{Dir, Record, validate_id};
+use crate::rootfs::{Idmapped, map_text};
 use crate::state::{SPEC_VERSION, State, Status};
 use crate::sync::{self, Maker, Message};
-use crate::{clock, hooks, seccomp, spec};
+use crate::{clock, hooks, seccomp, spec, wording};
 
 /// What has to be undone if the creation fails.
 struct Undo<'a> {
@@ -31,6 +32,8 @@ pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> 
         .context(|| format!("resolve bundle {:?}", options.bundle))?;
     let spec = spec::load(&bundle)?;
     spec::validate(&spec)?;
+    let root = rootfs(&spec, &bundle);
+    std::fs::metadata(&root).map_err(|error| wording::invalid_rootfs(&root, error))?;
     let dir = Dir::create(&options.root, &options.id)?;
     let mut undo = Undo {
         dir: Some(&dir),
@@ -39,14 +42,13 @@ pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> 
     };
     let cgroup = create_cgroup(&spec, &options.id)?;
     undo.cgroup = Some(cgroup.clone());
-    let rootfs = rootfs(&spec, &bundle);
     let mut record = Record {
         id: options.id.clone(),
         pid: 0,
         start_time: 0,
         created: clock::now(),
         owner: owner(),
-        rootfs,
+        rootfs: root,
         bundle,
         cgroup: cgroup.clone(),
         spec,
@@ -86,6 +88,8 @@ fn make_init(
     let namespaces = Namespaces::of_init(spec)?;
     let maps_users = namespaces.makes(LinuxNamespaceType::User);
     let (maker, made) = sync::pair()?;
+    let procfs = Procfs::open()?;
+    let idmapped = Idmapped::new(spec, &record.bundle, &procfs)?;
     let plan = InitPlan {
         plan: Plan {
             spec,
@@ -96,7 +100,7 @@ fn make_init(
             io: Stdio::new(&options.io),
             preserve_fds: options.preserve_fds,
             keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
-            procfs: Procfs::open()?,
+            procfs,
             entrance: cgroup.entrance()?,
             seccomp: profile.map(seccomp::compile).transpose()?,
             sync: made,
@@ -104,6 +108,7 @@ fn make_init(
         bundle: &record.bundle,
         rootfs: &record.rootfs,
         no_pivot: options.no_pivot,
+        idmapped,
         gate: dir.make_gate()?,
         wait_first: maps_users,
         state: state_text(record, 0)?,
@@ -219,13 +224,8 @@ fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {
 /// Writes the maps of a new user namespace.
 fn map_users(procfs: &Procfs, pid: i32, spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
-    let text = |maps: Option<&Vec<LinuxIdMapping>>| {
-        let lines = maps
-            .into_iter()
-            .flatten()
-            .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()));
-        lines.collect::<String>()
-    };
+    let text =
+        |maps: Option<&Vec<LinuxIdMapping>>| maps.map_or(String::new(), |maps| map_text(maps));
     let uids = text(linux.and_then(|linux| linux.uid_mappings().as_ref()));
     let gids = text(linux.and_then(|linux| linux.gid_mappings().as_ref()));
     if !rustix::process::geteuid().is_root() {

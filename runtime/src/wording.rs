@@ -21,6 +21,12 @@ pub(crate) fn invalid_id() -> Error {
     Error::new(Kind::InvalidArgument, "invalid container ID format")
 }
 
+/// Says that there is no root file system.
+pub(crate) fn invalid_rootfs(path: &std::path::Path, error: std::io::Error) -> Error {
+    Error::other(format!("invalid rootfs: stat {}", path.display()), error)
+        .with_kind(Kind::InvalidArgument)
+}
+
 /// Says that the first process has ended.
 pub(crate) fn not_running() -> Error {
     Error::new(Kind::NotFound, "container not running")

@@ -15,6 +15,7 @@ pub mod path;
 pub mod process;
 pub mod procfs;
 pub mod program;
+pub mod schedule;
 pub mod seccomp;
 pub mod signals;
 

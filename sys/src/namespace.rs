@@ -1,11 +1,12 @@
 //! Namespaces of the calling process: left, joined, and set up from within.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
-use crate::process::last_errno;
+use crate::process::{self, last_errno};
+use crate::procfs::Procfs;
 use crate::{Context, Result};
 
 /// Joins the namespaces of kinds `kinds` (`CLONE_NEW*`) that `fd` stands for: one namespace, or a process by its pidfd.
@@ -22,6 +23,29 @@ pub fn unshare(kinds: i32) -> Result<(), Errno> {
     let flags = UnshareFlags::from_bits_retain(kinds as u32).difference(UnshareFlags::FILES);
     // SAFETY: the descriptor table stays shared, which is all that unshare_unsafe asks for.
     unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Returns a new user namespace with these maps, in which there is no process.
+pub fn mapped_user(procfs: &Procfs, uids: &str, gids: &str) -> Result<OwnedFd> {
+    let flags = libc::CLONE_NEWUSER as u64;
+    // A namespace begins with a process; this one only waits to be killed.
+    let child = process::spawn(flags, None, || {
+        loop {
+            rustix::event::pause();
+        }
+    })?;
+    let open = || {
+        let pid = child.pid;
+        procfs.write(&format!("{pid}/uid_map"), uids.as_bytes())?;
+        procfs.write(&format!("{pid}/gid_map"), gids.as_bytes())?;
+        let path = format!("/proc/{pid}/ns/user");
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
+            .context(|| format!("open {path:?}"))
+    };
+    let opened = open();
+    process::kill_and_wait(&child)?;
+    opened
 }
 
 /// Sets the host name of the UTS namespace.

@@ -45,10 +45,15 @@ impl Namespaces {
                 (None, _) => namespaces.born |= flag,
             }
         }
+        let user = flag(LinuxNamespaceType::User);
+        if namespaces.born & user != 0 {
+            // What is made with a namespace belongs to its maker, who has a number only once the maps are written.
+            let early = user | flag(LinuxNamespaceType::Pid);
+            namespaces.own |= namespaces.born & !early;
+            namespaces.born &= early;
+        }
         // A user namespace comes first, for it says what may be done in the others.
-        namespaces
-            .join
-            .sort_by_key(|(_, flag)| *flag != libc_user());
+        namespaces.join.sort_by_key(|(_, flag)| *flag != user);
         if namespaces.joins(LinuxNamespaceType::User) && namespaces.born != 0 {
             let message =
                 "joining a user namespace with new namespaces beside it is not supported yet";
@@ -139,8 +144,4 @@ impl Namespaces {
 /// Returns the kernel's flag for a kind of namespaces.
 pub(crate) fn flag(kind: LinuxNamespaceType) -> i32 {
     kind as i32
-}
-
-fn libc_user() -> i32 {
-    flag(LinuxNamespaceType::User)
 }

@@ -13,7 +13,7 @@ use sys::path::Root;
 use sys::{Context, Error, Kind, Result, namespace};
 
 use super::command::Found;
-use super::{InitPlan, Plan, Stdio};
+use super::{InitPlan, Plan, Stdio, schedule};
 use crate::{rootfs, wording};
 
 /// A first process that is in its namespaces.
@@ -92,7 +92,7 @@ impl<'a> Namespaced<'a> {
     /// Mounts everything.
     pub fn mount(self) -> Result<Mounted<'a>> {
         let init = self.0;
-        let root = rootfs::prepare(init.rootfs, init.bundle, init.plan.spec)?;
+        let root = rootfs::prepare(init.rootfs, init.bundle, init.plan.spec, &init.idmapped)?;
         Ok(Mounted { init, root })
     }
 }
@@ -138,7 +138,10 @@ impl<'a> Joined<'a> {
         plan.sync.wait()?;
         sys::process::hide()?;
         join_keyring(plan)?;
+        let affinity = plan.process.exec_cpu_affinity().as_ref();
+        schedule::set_affinity(affinity.and_then(|cpus| cpus.initial().as_deref()))?;
         plan.entrance.enter()?;
+        schedule::set_affinity(affinity.and_then(|cpus| cpus.cpu_affinity_final().as_deref()))?;
         plan.namespaces.enter()?;
         plan.close_ways_in()?;
         if plan.namespaces.joins(LinuxNamespaceType::User) {
@@ -322,6 +325,7 @@ fn size(process: &Process) -> Option<(u16, u16)> {
 /// Becomes the user in the working folder, and finds the program as that user.
 fn drop_privileges(plan: &Plan<'_>) -> Result<Found> {
     let identity = &plan.identity;
+    schedule::apply(plan.process, plan.spec)?;
     identity.limit()?;
     identity.own_stdio()?;
     plan.install_seccomp(Moment::Privileged)?;

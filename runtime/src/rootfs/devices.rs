@@ -1,12 +1,16 @@
 //! Devices: those every container has, those the specification names, and the links beside them.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use sys::attach;
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
+
+use crate::spec::namespace;
 
 /// The character devices that the specification promises, with their numbers.
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -40,6 +44,8 @@ pub(super) fn are_ours(spec: &Spec) -> bool {
 /// Makes all devices and links.
 pub(super) fn create(root: &Root, spec: &Spec) -> Result<()> {
     let dev = root.create_dir_all(Path::new("/dev"), 0o755)?;
+    // The kernel lets no user namespace make devices: the host's are lent.
+    let lend = namespace(spec, LinuxNamespaceType::User).is_some();
     let umask = rustix::process::umask(Mode::empty());
     let linux = spec.linux().as_ref();
     let named = linux
@@ -54,13 +60,18 @@ pub(super) fn create(root: &Root, spec: &Spec) -> Result<()> {
         }
         let number = rustix::fs::makedev(major, minor);
         let mode = Mode::from_raw_mode(0o666);
+        if lend {
+            let path = Path::new("/dev").join(name);
+            lend_device(root, &path, FileType::CharacterDevice, number)?;
+            continue;
+        }
         match rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, number) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).context(|| format!("make device \"/dev/{name}\"")),
         }
     }
     for device in named {
-        make(root, device).context(|| format!("make device {:?}", device.path()))?;
+        make(root, device, lend).context(|| format!("make device {:?}", device.path()))?;
     }
     rustix::process::umask(umask);
     for (target, name) in LINKS {
@@ -83,8 +94,21 @@ fn link(dev: &std::os::fd::OwnedFd, target: &str, name: &str) -> Result<()> {
     }
 }
 
-fn make(root: &Root, device: &LinuxDevice) -> Result<()> {
-    let (parent, name) = root.parent(device.path())?;
+/// Attaches a device of the host at the same path, and makes sure that it is the one that is meant.
+fn lend_device(root: &Root, path: &Path, kind: FileType, number: u64) -> Result<()> {
+    let device = attach::open_path(path).context(|| format!("open device {path:?} of the host"))?;
+    let stat = rustix::fs::fstat(&device).context(|| format!("stat device {path:?}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != number {
+        let message = format!("{path:?} of the host is another device");
+        return Err(Error::new(Kind::FailedPrecondition, message));
+    }
+    let place = root.create_file(path, 0o755)?;
+    attach::clone_tree(device.as_fd(), c"", false)
+        .and_then(|tree| attach::attach(&tree, &place))
+        .context(|| format!("attach device {path:?}"))
+}
+
+fn make(root: &Root, device: &LinuxDevice, lend: bool) -> Result<()> {
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
         LinuxDeviceType::B => FileType::BlockDevice,
@@ -101,6 +125,10 @@ fn make(root: &Root, device: &LinuxDevice) -> Result<()> {
             .map_err(|_| Error::new(Kind::InvalidArgument, format!("device number {number}")))
     };
     let number = rustix::fs::makedev(number(device.major())?, number(device.minor())?);
+    if lend && kind != FileType::Fifo {
+        return lend_device(root, device.path(), kind, number);
+    }
+    let (parent, name) = root.parent(device.path())?;
     let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
     match rustix::fs::mknodat(&parent, name, kind, mode, number) {
         Ok(()) => {}

@@ -1,7 +1,9 @@
 //! The root file system: mounted and furnished by descriptor from outside, then entered.
 
 mod cgroups;
+mod copy_up;
 mod devices;
+mod idmap;
 mod masks;
 mod mounts;
 
@@ -15,10 +17,16 @@ use sys::attach::{self, Change};
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
+pub(crate) use idmap::{Idmapped, text as map_text};
 pub(crate) use masks::apply as mask;
 
 /// Mounts everything the specification names into the root file system at `path`, which becomes a mount.
-pub(crate) fn prepare(path: &Path, bundle: &Path, spec: &Spec) -> Result<Root> {
+pub(crate) fn prepare(
+    path: &Path,
+    bundle: &Path,
+    spec: &Spec,
+    idmapped: &Idmapped,
+) -> Result<Root> {
     let propagation = propagation(spec)?.unwrap_or(libc_slave());
     attach::change_all(propagation)?;
     let place = attach::open_path(path).context(|| format!("open root file system {path:?}"))?;
@@ -43,8 +51,8 @@ pub(crate) fn prepare(path: &Path, bundle: &Path, spec: &Spec) -> Result<Root> {
     for name in ["/proc", "/dev"] {
         refuse_symlink(&root, name)?;
     }
-    for mount in spec.mounts().iter().flatten() {
-        mounts::mount(&root, bundle, mount, spec)
+    for (at, mount) in spec.mounts().iter().flatten().enumerate() {
+        mounts::mount(&root, bundle, mount, idmapped.get(at), spec)
             .context(|| format!("mount {:?}", mount.destination()))?;
     }
     if devices::are_ours(spec) {

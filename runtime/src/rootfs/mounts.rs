@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, OFlags};
@@ -14,6 +14,7 @@ use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
 use super::cgroups;
+use super::copy_up::copy_up;
 
 /// The attribute of a read-only mount.
 pub(super) const READ_ONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
@@ -30,13 +31,21 @@ pub(super) struct Wanted {
 }
 
 /// Mounts one mount of the specification.
-pub(super) fn mount(root: &Root, bundle: &Path, mount: &Mount, spec: &Spec) -> Result<()> {
+pub(super) fn mount(
+    root: &Root,
+    bundle: &Path,
+    mount: &Mount,
+    idmapped: Option<&OwnedFd>,
+    spec: &Spec,
+) -> Result<()> {
     let mut wanted = parse(mount);
     let fstype = mount.typ().as_deref().unwrap_or_default();
-    let target = mount.destination();
-    if wanted.flags.contains(MountFlags::BIND) || fstype == "bind" {
-        let attached = bind(root, bundle, mount, &wanted)?;
-        return change(&attached, &wanted);
+    let target = &clean(mount.destination());
+    if is_bind(mount) {
+        return match idmapped {
+            Some(tree) => bind(root, target, mount, tree, &wanted),
+            None => bind(root, target, mount, &clone_source(bundle, mount)?, &wanted),
+        };
     }
     if fstype.is_empty() {
         let message = "the mount has neither a type nor the option \"bind\"";
@@ -49,6 +58,13 @@ pub(super) fn mount(root: &Root, bundle: &Path, mount: &Mount, spec: &Spec) -> R
         return cgroups::mount(root, mount, &wanted, spec);
     }
     let place = root.create_dir_all(target, 0o755)?;
+    if fstype == "tmpfs" && !wanted.data.iter().any(|data| data.starts_with("mode=")) {
+        // Who may use the folder stays as it was without the mount.
+        let stat = rustix::fs::fstat(&place).context(|| format!("stat {target:?}"))?;
+        wanted
+            .data
+            .insert(0, format!("mode={:04o}", stat.st_mode & 0o7777));
+    }
     let lower = match wanted.copy_up && fstype == "tmpfs" {
         true => {
             Some(attach::clone_tree(place.as_fd(), c"", false).context(|| "keep what is below")?)
@@ -135,8 +151,33 @@ pub(super) fn mount_on(
     }
 }
 
-/// Attaches a copy of the mount that the source is on.
-fn bind(root: &Root, bundle: &Path, mount: &Mount, wanted: &Wanted) -> Result<OwnedFd> {
+/// Tells whether the mount is of a file or folder that is there already.
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind") || parse(mount).flags.contains(MountFlags::BIND)
+}
+
+/// Tells whether the mounts below the source come along.
+pub(super) fn is_recursive(mount: &Mount) -> bool {
+    parse(mount).flags.contains(MountFlags::REC)
+}
+
+/// Returns a target as an absolute path without `..`, which goes no higher than the root.
+fn clean(target: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in target.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+/// Returns a detached copy of the mount that the source is on.
+fn clone_source(bundle: &Path, mount: &Mount) -> Result<OwnedFd> {
     let Some(source) = mount.source() else {
         return Err(Error::new(
             Kind::InvalidArgument,
@@ -146,17 +187,20 @@ fn bind(root: &Root, bundle: &Path, mount: &Mount, wanted: &Wanted) -> Result<Ow
     let source = bundle.join(source);
     let path = CString::new(source.as_os_str().as_encoded_bytes())
         .map_err(|_| Error::new(Kind::InvalidArgument, "the source has a NUL byte"))?;
-    let recursive = wanted.flags.contains(MountFlags::REC);
-    let tree = attach::clone_tree(CWD, &path, recursive)
-        .context(|| format!("clone mount of {source:?}"))?;
-    let stat = rustix::fs::fstat(&tree).context(|| format!("stat {source:?}"))?;
-    let target = mount.destination();
+    attach::clone_tree(CWD, &path, is_recursive(mount))
+        .context(|| format!("clone mount of {source:?}"))
+}
+
+/// Attaches a detached copy of a mount.
+fn bind(root: &Root, target: &Path, mount: &Mount, tree: &OwnedFd, wanted: &Wanted) -> Result<()> {
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let stat = rustix::fs::fstat(tree).context(|| format!("stat {source:?}"))?;
     let place = match rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
         true => root.create_dir_all(target, 0o755)?,
         false => root.create_file(target, 0o755)?,
     };
-    attach::attach(&tree, &place).context(|| format!("attach {source:?}"))?;
-    Ok(tree)
+    attach::attach(tree, &place).context(|| format!("attach {source:?}"))?;
+    change(tree, wanted)
 }
 
 /// Sets attributes and propagation of a mount.
@@ -218,7 +262,9 @@ pub(super) fn parse(mount: &Mount) -> Wanted {
         copy_up: false,
     };
     for option in parsed.data {
-        if option == "tmpcopyup" {
+        if option == "idmap" || option == "ridmap" {
+            // The tree is mapped already.
+        } else if option == "tmpcopyup" {
             wanted.copy_up = true;
         } else if let Some((set, clear)) = recursive_attribute(&option) {
             wanted.recursive.set |= set;
@@ -290,11 +336,4 @@ fn attributes(flags: MountFlags) -> (u64, u64) {
         false => 0,
     };
     (set, clear)
-}
-
-/// Copies a folder's content into a tmpfs mounted over it.
-fn copy_up(lower: &OwnedFd, upper: &OwnedFd) -> Result<()> {
-    let message = "tmpcopyup is not supported yet";
-    let _ = (lower, upper);
-    Err(Error::new(Kind::Unimplemented, message))
 }

@@ -4,7 +4,8 @@ pub mod defaults;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, Process, Spec};
+use serde_json::Value;
 use sys::{Context, Error, Kind, Result};
 
 /// Reads `config.json` of a bundle.
@@ -19,15 +20,40 @@ pub fn load(bundle: &Path) -> Result<Spec> {
         }
         Err(error) => return Err(error).context(|| format!("read {path:?}")),
     };
-    serde_json::from_slice(&text).map_err(|error| {
+    parse(&text, &["process"]).map_err(|error| {
         Error::other(format!("parse {path:?}"), error).with_kind(Kind::InvalidArgument)
     })
+}
+
+/// Parses JSON in which the process is at `process`; capabilities that nobody knows are left out, as by runc.
+fn parse<T: serde::de::DeserializeOwned>(
+    text: &[u8],
+    process: &[&str],
+) -> Result<T, serde_json::Error> {
+    let error = match serde_json::from_slice(text) {
+        Ok(parsed) => return Ok(parsed),
+        Err(error) => error,
+    };
+    // Not parsed so at first: a tree of values takes several times as long.
+    let mut tree: Value = serde_json::from_slice(text)?;
+    let mut place = Some(&mut tree);
+    for name in process.iter().chain(&["capabilities"]) {
+        place = place.and_then(|value| value.get_mut(name));
+    }
+    let Some(Value::Object(sets)) = place else {
+        return Err(error);
+    };
+    let known = |name: &Value| serde_json::from_value::<Capability>(name.clone()).is_ok();
+    for set in sets.values_mut().filter_map(Value::as_array_mut) {
+        set.retain(known);
+    }
+    serde_json::from_value(tree)
 }
 
 /// Reads a process as `exec --process` has it.
 pub fn load_process(path: &Path) -> Result<Process> {
     let text = std::fs::read(path).context(|| format!("read {path:?}"))?;
-    serde_json::from_slice(&text).map_err(|error| {
+    parse(&text, &[]).map_err(|error| {
         Error::other(format!("parse {path:?}"), error).with_kind(Kind::InvalidArgument)
     })
 }
