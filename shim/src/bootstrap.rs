@@ -11,7 +11,7 @@
 //! pod share a shim: they have the same socket, and who finds it taken by a shim that answers prints its address.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -201,7 +201,7 @@ fn fork(
         .context(|| "open \"/dev/null\"")?;
     let log = open_log(bundle);
     sys::process::spawn(0, None, || {
-        if let Err(error) = detach(&null, log.as_ref()) {
+        if let Err(error) = detach(&null, log.as_ref(), listener) {
             log::error(format_args!("detach: {error:#}"));
             return 1;
         }
@@ -228,12 +228,14 @@ fn open_log(bundle: &Path) -> Option<OwnedFd> {
 }
 
 /// Lets go of the daemon: of its pipes, its session, and the bundle that the first container of a pod came in.
-fn detach(null: &OwnedFd, log: Option<&OwnedFd>) -> Result<()> {
+fn detach(null: &OwnedFd, log: Option<&OwnedFd>, listener: &UnixListener) -> Result<()> {
     rustix::process::setsid().context(|| "make a session")?;
     rustix::stdio::dup2_stdin(null)
         .and_then(|()| rustix::stdio::dup2_stdout(null))
         .and_then(|()| rustix::stdio::dup2_stderr(log.unwrap_or(null).as_fd()))
         .context(|| "set up stdin, stdout and stderr")?;
+    // Whatever else was open belongs to the daemon, or to who started that.
+    sys::process::close_all_except(&mut [listener.as_raw_fd()])?;
     rustix::process::chdir("/").context(|| "change to \"/\"")
 }
 
