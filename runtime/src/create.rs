@@ -1,5 +1,6 @@
 //! Creating a container: what the caller does while the first process makes its way.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use sys::process::{Child, Stat};
 use sys::procfs::Procfs;
 use sys::{Context, Error, Kind, Result};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Entrance, UnitOptions};
 use crate::init::{Command, Identity, InitPlan, Namespaces, Plan, Stdio, failed_in_init, run_init};
 use crate::options::{CreateOptions, Process};
 use crate::record::{Dir, Record, validate_id};
@@ -40,7 +41,7 @@ pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> 
         cgroup: None,
         child: None,
     };
-    let cgroup = create_cgroup(&spec, &options.id)?;
+    let cgroup = create_cgroup(&spec, options)?;
     undo.cgroup = Some(cgroup.clone());
     let mut record = Record {
         id: options.id.clone(),
@@ -87,6 +88,11 @@ fn make_init(
         .and_then(|linux| linux.seccomp().as_ref());
     let namespaces = Namespaces::of_init(spec)?;
     let maps_users = namespaces.makes(LinuxNamespaceType::User);
+    let entrance = match options.systemd_cgroup {
+        // systemd makes the group around a process that is there.
+        true => Entrance::default(),
+        false => cgroup.entrance()?,
+    };
     let (maker, made) = sync::pair()?;
     let procfs = Procfs::open()?;
     let idmapped = Idmapped::new(spec, &record.bundle, &procfs)?;
@@ -101,7 +107,7 @@ fn make_init(
             preserve_fds: options.preserve_fds,
             keyring: (!options.no_new_keyring).then(|| format!("_ses.{}", options.id)),
             procfs,
-            entrance: cgroup.entrance()?,
+            entrance,
             seccomp: profile.map(seccomp::compile).transpose()?,
             sync: made,
         },
@@ -110,7 +116,7 @@ fn make_init(
         no_pivot: options.no_pivot,
         idmapped,
         gate: dir.make_gate()?,
-        wait_first: maps_users,
+        wait_first: maps_users || options.systemd_cgroup,
         state: state_text(record, 0)?,
     };
     let spawned = &plan.plan;
@@ -119,6 +125,10 @@ fn make_init(
         .spawn(spawned.entrance.clone_fd(), || run_init(&plan))?;
     let pid = child.pid;
     undo.child = Some(child);
+    if options.systemd_cgroup {
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        cgroup.start_unit(&unit_options(spec, &options.id, &annotations), pid)?;
+    }
     if maps_users {
         map_users(&plan.plan.procfs, pid, spec)?;
     }
@@ -209,11 +219,27 @@ impl Drop for Undo<'_> {
     }
 }
 
-fn create_cgroup(spec: &Spec, id: &str) -> Result<Cgroup> {
+fn create_cgroup(spec: &Spec, options: &CreateOptions) -> Result<Cgroup> {
+    let none = HashMap::new();
+    let unit = unit_options(spec, &options.id, &none);
+    match options.systemd_cgroup {
+        true => Cgroup::of_unit(&unit),
+        false => Cgroup::create(unit.path, unit.id, unit.resources),
+    }
+}
+
+fn unit_options<'a>(
+    spec: &'a Spec,
+    id: &'a str,
+    annotations: &'a HashMap<String, String>,
+) -> UnitOptions<'a> {
     let linux = spec.linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    Cgroup::create(path, id, resources)
+    UnitOptions {
+        path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
+        id,
+        annotations,
+        resources: linux.and_then(|linux| linux.resources().as_ref()),
+    }
 }
 
 fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {

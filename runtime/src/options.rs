@@ -22,6 +22,8 @@ pub struct CreateOptions {
     pub no_pivot: bool,
     /// Whether to stay in the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Whether systemd makes the control group.
+    pub systemd_cgroup: bool,
     /// How many descriptors after stderr the first process inherits.
     pub preserve_fds: u32,
     /// How many of those are sockets that the process finds by `LISTEN_FDS`.
@@ -43,6 +45,7 @@ impl CreateOptions {
             pid_file: None,
             no_pivot: false,
             no_new_keyring: false,
+            systemd_cgroup: false,
             preserve_fds: 0,
             listen_fds: 0,
         }

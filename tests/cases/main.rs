@@ -9,4 +9,5 @@ mod docs;
 mod images;
 mod lifecycle;
 mod restart;
+mod systemd;
 mod tidy;

@@ -15,6 +15,7 @@ pub mod network;
 pub mod peers;
 pub mod registry;
 pub mod terminal;
+pub mod vm;
 
 use std::time::{Duration, Instant};
 

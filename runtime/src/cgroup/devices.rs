@@ -91,6 +91,48 @@ pub(super) fn apply_v2(dir: &Dir, rules: &[LinuxDeviceCgroup]) -> Result<()> {
         .context(|| format!("detach old device program from {:?}", dir.path()))
 }
 
+/// Returns the devices that systemd is to allow, each with its accesses (`DeviceAllow` of systemd.resource-control(5));
+/// None if that is all of them, or all but some, which systemd can not say.
+pub(super) fn for_systemd(rules: &[LinuxDeviceCgroup]) -> Result<Option<Vec<(String, String)>>> {
+    let policy = Policy::new(rules)?;
+    if policy.allow {
+        return Ok(None);
+    }
+    let groups = std::fs::read_to_string("/proc/devices").context(|| "read \"/proc/devices\"")?;
+    let allowed = policy.exceptions.iter().filter_map(|entry| {
+        let kind = match entry.kind {
+            Type::Block => "block",
+            Type::Char => "char",
+        };
+        let path = match (entry.major, entry.minor) {
+            (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+            // A driver that is not there has no devices to open.
+            (Some(major), None) => format!("{kind}-{}", group(&groups, entry.kind, major)?),
+            (None, _) => format!("{kind}-*"),
+        };
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+        let letters = letters
+            .iter()
+            .filter(|(access, _)| entry.access & access != 0);
+        Some((path, letters.map(|(_, letter)| letter).collect()))
+    });
+    Ok(Some(allowed.collect()))
+}
+
+/// Returns the name that `/proc/devices` has for the devices of a major number.
+fn group(groups: &str, kind: Type, major: u32) -> Option<&str> {
+    let (chars, blocks) = groups.split_once("Block devices:")?;
+    let section = match kind {
+        Type::Char => chars,
+        Type::Block => blocks,
+    };
+    let mut entries = section
+        .lines()
+        .filter_map(|line| line.trim().split_once(' '));
+    let found = entries.find(|(number, _)| number.parse() == Ok(major))?;
+    Some(found.1.trim())
+}
+
 impl Policy {
     /// Merges rules in their order, then those of every container. Without any rule nothing else is allowed.
     fn new(rules: &[LinuxDeviceCgroup]) -> Result<Self> {

@@ -15,7 +15,9 @@ use super::UNIFIED;
 use super::dir::{Dir, write_all};
 
 /// Open ways into a group. A container must not get hold of them: a new process closes its copies once it is inside.
-#[derive(Debug)]
+///
+/// By default there are none, for a process that somebody else moves.
+#[derive(Debug, Default)]
 pub struct Entrance {
     unified: Option<OwnedFd>,
     tasks: Vec<OwnedFd>,

@@ -13,13 +13,14 @@ mod freezer;
 mod hierarchy;
 mod oom;
 pub mod stats;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod v1;
 mod v2;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
@@ -50,6 +51,22 @@ pub enum Version {
 pub struct Cgroup {
     version: Version,
     paths: BTreeMap<String, PathBuf>,
+    /// The unit of systemd that the group is of, if systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
+}
+
+/// What systemd has to know of a container whose group it is to make.
+#[derive(Debug)]
+pub struct UnitOptions<'a> {
+    /// `cgroupsPath` of the specification: `slice:prefix:name`.
+    pub path: Option<&'a Path>,
+    /// The container's name.
+    pub id: &'a str,
+    /// The container's annotations, of which some are properties of its unit.
+    pub annotations: &'a HashMap<String, String>,
+    /// The limits and device rules.
+    pub resources: Option<&'a LinuxResources>,
 }
 
 impl Cgroup {
@@ -68,6 +85,7 @@ impl Cgroup {
         let cgroup = Self {
             version: host.version(),
             paths: host.paths(&inner)?,
+            unit: None,
         };
         let none = LinuxResources::default();
         let resources = resources.unwrap_or(&none);
@@ -91,6 +109,7 @@ impl Cgroup {
         Ok(Self {
             version: host.version(),
             paths: host.paths(&hierarchy::inner_path(Some(path), ""))?,
+            unit: None,
         })
     }
 
@@ -100,7 +119,40 @@ impl Cgroup {
         Ok(Self {
             version: host.version(),
             paths: host.own_paths(),
+            unit: None,
         })
+    }
+
+    /// Returns the group that systemd is to make; it is not there before [`start_unit`](Self::start_unit).
+    pub fn of_unit(options: &UnitOptions<'_>) -> Result<Self> {
+        let host = Host::read()?;
+        let unit = systemd::Unit::parse(options.path, options.id)?;
+        let cgroup = Self {
+            version: host.version(),
+            paths: host.paths(&Path::new("/").join(&unit.path))?,
+            unit: Some(unit.name),
+        };
+        cgroup.refuse_occupied()?;
+        Ok(cgroup)
+    }
+
+    /// Has systemd make the group with the process `pid` in it, and sets its limits.
+    pub fn start_unit(&self, options: &UnitOptions<'_>, pid: i32) -> Result<()> {
+        let unit = systemd::Unit::parse(options.path, options.id)?;
+        let mut resources = options.resources.cloned().unwrap_or_default();
+        if resources.devices().is_none() {
+            // Without rules systemd would allow all.
+            resources.set_devices(Some(Vec::new()));
+        }
+        let (id, annotations) = (options.id, options.annotations);
+        systemd::start(&unit, id, pid, self.version, &resources, annotations)?;
+        match self.version {
+            Version::V1 => v1::create(&self.paths, &resources),
+            Version::V2 => v2::create(self.folder(UNIFIED)?, Host::read()?.root(UNIFIED)),
+        }
+        .and_then(|()| self.join(pid))
+        .and_then(|()| self.set(&resources, true))
+        .map_err(|error| error.context(format!("set up control group of unit {:?}", unit.name)))
     }
 
     /// Moves a process into the group.
@@ -125,6 +177,7 @@ impl Cgroup {
             paths: paths
                 .map(|(name, path)| (name.clone(), path.join(&below)))
                 .collect(),
+            unit: None,
         }
         .join(pid)
     }
@@ -136,7 +189,11 @@ impl Cgroup {
 
     /// Changes limits; what `resources` leaves out stays as it is, device rules too.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        self.set(resources, false)
+        let told = match &self.unit {
+            Some(unit) => systemd::update(unit, self.version, resources),
+            None => Ok(()),
+        };
+        told.and_then(|()| self.set(resources, false))
             .map_err(|error| error.context("update control group"))
     }
 
@@ -177,7 +234,11 @@ impl Cgroup {
 
     /// Removes the group and those below it; it is no error if they are gone.
     pub fn remove(&self) -> Result<()> {
-        let mut failed = None;
+        let stopped = match &self.unit {
+            Some(unit) => systemd::stop(unit),
+            None => Ok(()),
+        };
+        let mut failed = stopped.err();
         for path in self.paths.values() {
             failed = failed.or(tree::remove(path).err());
         }

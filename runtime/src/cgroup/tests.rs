@@ -33,6 +33,7 @@ impl Group {
         Some(Self(Cgroup {
             version: Version::V2,
             paths: BTreeMap::from([(UNIFIED.to_owned(), path)]),
+            unit: None,
         }))
     }
 

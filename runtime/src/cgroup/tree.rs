@@ -28,7 +28,13 @@ pub(super) fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
     let dir = cgroup.processes()?;
     if signal == libc_sigkill() && cgroup.version() == Version::V2 {
         // One write kills all, and what they fork meanwhile (Linux 5.14).
-        match Dir::open(cgroup.folder(UNIFIED)?)?.try_write("cgroup.kill", "1") {
+        let group = match Dir::open(cgroup.folder(UNIFIED)?) {
+            // systemd removes the group of a scope as soon as its last process is gone.
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
+            group => group?,
+        };
+        match group.try_write("cgroup.kill", "1") {
+            Err(Errno::NODEV) => return Ok(()),
             Err(Errno::NOENT) => {}
             other => return other.context(|| format!("kill all in {dir:?}")),
         }

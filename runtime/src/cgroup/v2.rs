@@ -166,7 +166,7 @@ fn check_usage(dir: &Dir, limit: i64, swap: i64) -> Result<()> {
 }
 
 /// Returns the limit of swap alone, from that of memory and swap together; None leaves it as it is.
-fn swap_max(limit: i64, swap: i64) -> Result<Option<String>> {
+pub(super) fn swap_max(limit: i64, swap: i64) -> Result<Option<String>> {
     let refuse = |message: &str| Err(Error::new(Kind::InvalidArgument, message));
     match (limit, swap) {
         (-1, 0) | (_, -1) => Ok(Some("max".to_owned())),
@@ -222,7 +222,7 @@ fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<()> {
 
 /// Returns the weight (1 to 10000, default 100) for shares (2 to 262144, default 1024): the curve through the three
 /// pairs that runc and crun agreed on.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

@@ -69,6 +69,7 @@ impl Common {
             pid_file: self.pid_file.clone(),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            systemd_cgroup: global.systemd_cgroup,
             preserve_fds: self.preserve_fds + listen_fds,
             listen_fds,
             ..CreateOptions::new(&global.root, &self.id, bundle)

@@ -23,7 +23,7 @@ pub(super) fn run() -> Result<u8> {
         "mountOptions": mount_options(),
         "linux": {
             "namespaces": namespaces,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": [

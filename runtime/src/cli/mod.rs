@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runtime::Container;
-use sys::{Error, Kind, Result};
+use sys::{Error, Result};
 
 use log::{Format, Log};
 
@@ -58,7 +58,7 @@ struct Global {
     /// Log steps too
     #[arg(long)]
     debug: bool,
-    /// Have systemd manage control groups (not supported)
+    /// Have systemd make control groups; cgroupsPath is then slice:prefix:name
     #[arg(long)]
     systemd_cgroup: bool,
     /// Accepted for compatibility
@@ -129,23 +129,12 @@ pub(crate) fn main() -> ExitCode {
         Command::Create(_) | Command::Exec(_) | Command::Run(_) => runtime::seal(),
         _ => Ok(()),
     };
-    let allowed = sealed.and_then(|()| refuse_systemd(&args.global));
-    match allowed.and_then(|()| command.run(&args.global)) {
+    match sealed.and_then(|()| command.run(&args.global)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&command.describe(&error));
             ExitCode::from(failure)
         }
-    }
-}
-
-fn refuse_systemd(global: &Global) -> Result<()> {
-    match global.systemd_cgroup {
-        true => Err(Error::new(
-            Kind::Unimplemented,
-            "control groups by systemd are not supported: leave out --systemd-cgroup",
-        )),
-        false => Ok(()),
     }
 }
 

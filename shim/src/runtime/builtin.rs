@@ -17,27 +17,23 @@ pub struct BuiltIn {
     root: PathBuf,
     no_pivot: bool,
     no_new_keyring: bool,
+    systemd_cgroup: bool,
     reaper: Reaper,
     container: Option<Box<Container>>,
 }
 
 impl BuiltIn {
     /// Returns the runtime without a container.
-    pub fn new(subject: Subject, options: &Options, reaper: Reaper) -> Result<Self> {
-        if options.systemd_cgroup {
-            return Err(Error::new(
-                Kind::Unimplemented,
-                "the built-in runtime does not let systemd manage control groups",
-            ));
-        }
-        Ok(Self {
+    pub fn new(subject: Subject, options: &Options, reaper: Reaper) -> Self {
+        Self {
             root: options.records(&subject.namespace, &subject.bundle),
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
             subject,
             reaper,
             container: None,
-        })
+        }
     }
 
     /// Loads the container that another process has made.
@@ -62,6 +58,7 @@ impl BuiltIn {
         options.pid_file = Some(self.subject.bundle.join("init.pid"));
         options.no_pivot = self.no_pivot;
         options.no_new_keyring = self.no_new_keyring;
+        options.systemd_cgroup = self.systemd_cgroup;
         let (container, process) =
             Container::create(&options).map_err(|error| error.context("runc create failed"))?;
         self.container = Some(Box::new(container));

@@ -59,7 +59,11 @@ impl Runtime {
     /// Returns the runtime that the options ask for.
     pub fn new(subject: Subject, options: &Options, reaper: &Reaper) -> Result<Self> {
         match &options.binary {
-            None => BuiltIn::new(subject, options, reaper.clone()).map(Self::BuiltIn),
+            None => Ok(Self::BuiltIn(BuiltIn::new(
+                subject,
+                options,
+                reaper.clone(),
+            ))),
             Some(binary) => {
                 Command::new(binary, subject, options, reaper.clone()).map(Self::Command)
             }
