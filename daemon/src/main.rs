@@ -1,11 +1,12 @@
 //! cortend: flags, then configuration, then the parts, then serving until a signal, then draining.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use daemon::config::{self, Config};
 use daemon::error::{Context, Result};
 use daemon::services::version::{REVISION, VERSION};
@@ -35,6 +36,27 @@ struct Flags {
     /// trace, debug, info, warn or error [default: info]
     #[arg(short, long, value_name = "LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print configuration
+    Config {
+        #[command(subcommand)]
+        what: Print,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Print {
+    /// What holds without a configuration file
+    Default,
+    /// What holds with the configuration file and these flags
+    Dump,
+    /// The configuration file in the newest form
+    Migrate,
 }
 
 fn main() -> ExitCode {
@@ -48,9 +70,15 @@ fn main() -> ExitCode {
 }
 
 fn start(flags: &Flags) -> Result<()> {
+    if let Some(Command::Config { what }) = flags.command {
+        return print(flags, what);
+    }
     let mut unknown = Vec::new();
     let config = configure(flags, &mut unknown)?;
     log(&config);
+    for key in &config.unheeded {
+        tracing::warn!(key, "configuration key has no effect");
+    }
     for key in unknown {
         tracing::warn!(key, "unknown configuration key");
     }
@@ -60,6 +88,22 @@ fn start(flags: &Flags) -> Result<()> {
         .build()
         .context(|| "start the async runtime")?
         .block_on(serve(&config))
+}
+
+/// Prints configuration.
+fn print(flags: &Flags, what: Print) -> Result<()> {
+    let file = flags.config.clone();
+    let text = match what {
+        Print::Default => config::print::dump(&Config::default())?,
+        Print::Dump => config::print::dump(&configure(flags, &mut Vec::new())?)?,
+        Print::Migrate => {
+            let file = file.unwrap_or_else(|| config::DEFAULT_FILE.into());
+            config::print::migrate(config::import::load(&file)?)?
+        }
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context(|| "print the configuration")
 }
 
 /// Returns the settings: those of the file, and over them those of the command line.

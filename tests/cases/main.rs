@@ -8,6 +8,7 @@ mod docker;
 mod docs;
 mod images;
 mod lifecycle;
+mod parity;
 mod restart;
 mod systemd;
 mod tidy;

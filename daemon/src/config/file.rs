@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// Keys that this daemon does not know, with their values.
 pub type Unknown = BTreeMap<String, toml::Value>;
 
+/// A section of containerd's that this daemon has no use for yet.
+pub type Unused = BTreeMap<String, toml::Value>;
+
 /// A configuration file.
 #[derive(Debug, Default, Deserialize)]
 pub struct File {
@@ -16,8 +19,6 @@ pub struct File {
     pub state: Option<PathBuf>,
     pub oom_score: Option<i32>,
     #[serde(default)]
-    pub imports: Vec<String>,
-    #[serde(default)]
     pub disabled_plugins: Vec<String>,
     #[serde(default)]
     pub grpc: Grpc,
@@ -25,6 +26,18 @@ pub struct File {
     pub ttrpc: Ttrpc,
     #[serde(default)]
     pub debug: Debug,
+    #[serde(default)]
+    pub metrics: Unused,
+    #[serde(default)]
+    pub cgroup: Unused,
+    #[serde(default)]
+    pub timeouts: Unused,
+    #[serde(default)]
+    pub proxy_plugins: Unused,
+    #[serde(default)]
+    pub stream_processors: Unused,
+    #[serde(default)]
+    pub required_plugins: Vec<String>,
     /// Settings of the parts, by their plugin URI.
     #[serde(default)]
     pub plugins: BTreeMap<String, toml::Table>,

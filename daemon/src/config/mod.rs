@@ -2,6 +2,8 @@
 
 pub mod duration;
 pub mod file;
+pub mod import;
+pub mod print;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ pub const DEFAULT_FILE: &str = "/etc/corten/config.toml";
 const GRPC: &str = "io.containerd.server.v1.grpc";
 const TTRPC: &str = "io.containerd.server.v1.ttrpc";
 const DEBUG: &str = "io.containerd.server.v1.debug";
+const METRICS: &str = "io.containerd.server.v1.metrics";
 const METADATA: &str = "io.containerd.metadata.v1.bolt";
 const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
 const MAX_MESSAGE: usize = 16 << 20;
@@ -41,6 +44,8 @@ pub struct Config {
     /// Whether a blob of one namespace may be had by all that know its digest.
     pub content_shared: bool,
     pub gc: gc::Config,
+    /// Keys of containerd's that this daemon knows but does not heed.
+    pub unheeded: Vec<String>,
     /// URIs of the parts that are not to be started.
     pub disabled: Vec<String>,
     /// What the file says of parts that read their own settings, by plugin URI.
@@ -68,6 +73,7 @@ impl Default for Config {
             oom_score: None,
             content_shared: true,
             gc: gc::Config::default(),
+            unheeded: Vec::new(),
             disabled: Vec::new(),
             plugins: BTreeMap::new(),
         }
@@ -84,17 +90,27 @@ impl Socket {
 impl Config {
     /// Returns what the file `path` says; the names of keys that mean nothing here are added to `unknown`.
     pub fn load(path: &Path, unknown: &mut Vec<String>) -> Result<Self> {
-        let text = std::fs::read_to_string(path).context(|| format!("read {path:?}"))?;
-        Self::parse(&text, unknown).context(|| format!("configuration file {path:?}"))
+        let table = import::load(path)?;
+        Self::from_table(table, unknown).context(|| format!("configuration file {path:?}"))
     }
 
     /// Returns what the text of a configuration file says.
     pub fn parse(text: &str, unknown: &mut Vec<String>) -> Result<Self> {
-        let mut file: File =
-            toml::from_str(text).map_err(|error| invalid(format!("parse: {error}")))?;
+        let table = text
+            .parse()
+            .map_err(|error| invalid(format!("parse: {error}")))?;
+        Self::from_table(table, unknown)
+    }
+
+    /// Returns what a parsed configuration file says.
+    pub fn from_table(table: toml::Table, unknown: &mut Vec<String>) -> Result<Self> {
+        let empty = table.is_empty();
+        let mut file: File = table
+            .try_into()
+            .map_err(|error| invalid(format!("parse: {error}")))?;
         match file.version {
             Some(2..=4) => {}
-            None if text.trim().is_empty() => {}
+            None if empty => {}
             version => {
                 let version = version.unwrap_or(1);
                 return Err(invalid(format!(
@@ -102,11 +118,11 @@ impl Config {
                 )));
             }
         }
-        if !file.imports.is_empty() {
-            unknown.push("imports".into());
-        }
         note(unknown, "", &file.unknown);
-        let mut config = Self::default();
+        let mut config = Self {
+            unheeded: unheeded(&file),
+            ..Self::default()
+        };
         config.set_sockets(&mut file, unknown)?;
         let metadata: Metadata = section(&mut file, METADATA)?;
         note(unknown, METADATA, &metadata.unknown);
@@ -193,6 +209,24 @@ impl Config {
     }
 }
 
+/// Returns the names of what is said in sections that have no effect.
+fn unheeded(file: &File) -> Vec<String> {
+    let sections = [
+        ("metrics", &file.metrics),
+        ("cgroup", &file.cgroup),
+        ("timeouts", &file.timeouts),
+        ("proxy_plugins", &file.proxy_plugins),
+        ("stream_processors", &file.stream_processors),
+    ];
+    let mut names = Vec::new();
+    for (section, keys) in sections {
+        names.extend(keys.keys().map(|key| format!("{section}.{key}")));
+    }
+    let required = file.required_plugins.iter();
+    names.extend(required.map(|uri| format!("required_plugins.{uri}")));
+    names
+}
+
 /// Returns the address of the ttrpc socket that goes with a gRPC socket.
 fn beside(path: &Path) -> PathBuf {
     let mut ttrpc = path.as_os_str().to_owned();
@@ -250,6 +284,21 @@ mod tests {
             ["rooot", "grpc.adress", "io.containerd.gc.v1.scheduler.new"]
         );
         assert_eq!(config.gc.schedule_delay, Duration::from_millis(60_500));
+    }
+
+    #[test]
+    fn sections_without_effect_are_named() {
+        let text = "version = 2\n[metrics]\naddress = \"a:1\"\n[timeouts]\n\"io.containerd.timeout.task.state\" = \"2s\"\n\
+                    [proxy_plugins.fuse]\ntype = \"snapshot\"\naddress = \"/s\"\n";
+        let mut unknown = Vec::new();
+        let config = Config::parse(text, &mut unknown).unwrap();
+        let expected = [
+            "metrics.address",
+            "timeouts.io.containerd.timeout.task.state",
+            "proxy_plugins.fuse",
+        ];
+        assert_eq!(config.unheeded, expected);
+        assert!(unknown.is_empty());
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! docs/parity/containerd.toml is whole: no RPC without a row, no row without a reason to be believed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+const PAGE: &str = "docs/parity/containerd.toml";
+const STATES: [&str; 3] = ["full", "partial", "no"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests is in the workspace")
+}
+
+/// Returns the rows of one kind.
+fn rows(kind: &str) -> Vec<Table> {
+    let text = fs::read_to_string(root().join(PAGE)).expect("read the page");
+    let page: Table = text.parse().expect("the page is TOML");
+    let rows = page
+        .get(kind)
+        .and_then(Value::as_array)
+        .expect("it has rows");
+    let table = |row: &Value| row.as_table().cloned().expect("a row is a table");
+    rows.iter().map(table).collect()
+}
+
+fn text<'a>(row: &'a Table, key: &str) -> &'a str {
+    row.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Returns the RPCs of the daemon's services, such as `leases.v1.Leases/Create`.
+fn rpcs() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let protos = fs::read_dir(root().join("api-protos/proto")).expect("list the protos");
+    for entry in protos {
+        let path = entry.expect("list the protos").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("containerd.services.") && !name.starts_with("grpc.health.") {
+            continue;
+        }
+        let proto = fs::read_to_string(&path).expect("read a proto");
+        let (mut package, mut service) = (String::new(), String::new());
+        for line in proto.lines().map(str::trim) {
+            let words: Vec<&str> = line.split([' ', '(', ';', '{']).collect();
+            match words.as_slice() {
+                ["package", name, ..] => {
+                    package = name.trim_start_matches("containerd.services.").to_owned();
+                }
+                ["service", name, ..] => service = (*name).to_owned(),
+                ["rpc", name, ..] => drop(found.insert(format!("{package}.{service}/{name}"))),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Returns the text of all sources in which tests are.
+fn sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).expect("list a folder of the tree") {
+        let path = entry.expect("list a folder of the tree").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, into);
+        } else if name.ends_with(".rs") && name != "parity.rs" {
+            into.push_str(&fs::read_to_string(&path).expect("read a source"));
+        }
+    }
+}
+
+#[test]
+fn every_rpc_has_one_row() {
+    let named: Vec<String> = rows("rpc")
+        .iter()
+        .map(|row| text(row, "name").to_owned())
+        .collect();
+    let unique: BTreeSet<String> = named.iter().cloned().collect();
+    assert_eq!(unique.len(), named.len(), "a row is there twice");
+    let rpcs = rpcs();
+    assert!(rpcs.len() > 80, "the protos are not understood: {rpcs:?}");
+    let missing: Vec<&String> = rpcs.difference(&unique).collect();
+    let strange: Vec<&String> = unique.difference(&rpcs).collect();
+    assert!(missing.is_empty(), "no row in {PAGE}: {missing:?}");
+    assert!(strange.is_empty(), "no such RPC: {strange:?}");
+}
+
+#[test]
+fn every_row_names_a_test_that_exists_or_says_what_is_missing() {
+    let mut all = String::new();
+    sources(root(), &mut all);
+    for row in rows("rpc").iter().chain(&rows("config")) {
+        let (name, state) = (text(row, "name"), text(row, "status"));
+        assert!(STATES.contains(&state), "{name}: status {state:?}");
+        let test = text(row, "test");
+        if test.is_empty() {
+            assert_ne!(state, "full", "{name} needs a test");
+            assert!(
+                !text(row, "note").is_empty(),
+                "{name} needs a test or a note"
+            );
+        } else {
+            let exists = [format!("fn {test}("), format!("\"{test}\"")];
+            let exists = exists.iter().any(|wanted| all.contains(wanted));
+            assert!(exists, "{name}: there is no test {test}");
+        }
+    }
+}
