@@ -1,0 +1,172 @@
+//! The command line: global options, commands and their aliases.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::client::Client;
+use crate::commands::{
+    containers, content, events, images, leases, namespaces, plugins, run, snapshots, tasks,
+    version,
+};
+use crate::fifo;
+use crate::format::parse_duration;
+
+/// A client for cortend and containerd
+///
+/// Pulls images, runs containers from them and shows what the daemon keeps.
+#[derive(Debug, Parser)]
+#[command(
+    name = "corten",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_long_help = "Examples:
+  corten images pull docker.io/library/debian:12
+  corten run --rm -t docker.io/library/debian:12 try bash
+  corten tasks list
+
+What a command prints on failure is one line on standard error; its exit code is then 1, or 2 for a wrong command
+line. The exit code of `run` and `tasks exec` is the one of the process in the container."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Globals {
+    /// The daemon's socket [default: CORTEN_ADDRESS, CONTAINERD_ADDRESS or /run/corten/cortend.sock]
+    #[arg(short, long, value_name = "SOCKET")]
+    address: Option<String>,
+    /// The namespace to act in [default: CONTAINERD_NAMESPACE or default]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Folder for the FIFOs of containers' streams
+    #[arg(long, global = true, value_name = "FOLDER", default_value_os_t = fifo::default_folder())]
+    fifo_dir: PathBuf,
+    /// How long a call may take, as 30s or 5m [default: no limit]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// How long connecting may take, as 30s or 5m [default: no limit]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    connect_timeout: Option<Duration>,
+    /// Print lists as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the versions of client and daemon
+    Version,
+    /// Pull, push, import, export, list, tag and remove images
+    #[command(subcommand, visible_aliases = ["image", "i"])]
+    Images(images::Command),
+    Run(Box<run::Options>),
+    /// Work with the processes of containers
+    #[command(subcommand, visible_aliases = ["task", "t"])]
+    Tasks(tasks::Command),
+    /// Work with containers, running or not
+    #[command(subcommand, visible_aliases = ["container", "c"])]
+    Containers(containers::Command),
+    /// Work with the file systems of images and containers
+    #[command(visible_alias = "snapshot")]
+    Snapshots(snapshots::Command),
+    /// Work with the blobs that images are made of
+    #[command(subcommand)]
+    Content(content::Command),
+    /// Work with namespaces, which keep users of one daemon apart
+    #[command(subcommand, visible_aliases = ["namespace", "ns"])]
+    Namespaces(namespaces::Command),
+    /// Work with leases, which keep things from being collected
+    #[command(subcommand, visible_alias = "lease")]
+    Leases(leases::Command),
+    /// Show the parts of the daemon
+    #[command(subcommand, visible_alias = "plugin")]
+    Plugins(plugins::Command),
+    Events(events::Options),
+}
+
+/// What a command works with.
+#[derive(Debug)]
+pub struct Session {
+    /// The daemon.
+    pub client: Client,
+    /// Where FIFOs are made.
+    pub fifo_dir: PathBuf,
+    /// Whether lists are printed as JSON.
+    pub json: bool,
+}
+
+impl Cli {
+    /// Runs the command and returns the program's exit code.
+    pub async fn run(self) -> Result<u8> {
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let globals = self.globals;
+        let address = globals
+            .address
+            .or_else(|| env("CORTEN_ADDRESS"))
+            .or_else(|| env("CONTAINERD_ADDRESS"));
+        let address = address.unwrap_or_else(|| "/run/corten/cortend.sock".into());
+        let namespace = globals
+            .namespace
+            .or_else(|| env("CONTAINERD_NAMESPACE"))
+            .unwrap_or_else(|| "default".into());
+        let client = Client::connect(
+            &address,
+            &namespace,
+            globals.connect_timeout,
+            globals.timeout,
+        )
+        .await?;
+        let session = Session {
+            client,
+            fifo_dir: globals.fifo_dir,
+            json: globals.json,
+        };
+        let done = match self.command {
+            Command::Run(options) => return run::run(&session, *options).await,
+            Command::Tasks(command) => return tasks::run(&session, command).await,
+            Command::Version => version::run(&session).await,
+            Command::Images(command) => images::run(&session, command).await,
+            Command::Containers(command) => containers::run(&session, command).await,
+            Command::Snapshots(command) => snapshots::run(&session, command).await,
+            Command::Content(command) => content::run(&session, command).await,
+            Command::Namespaces(command) => namespaces::run(&session, command).await,
+            Command::Leases(command) => leases::run(&session, command).await,
+            Command::Plugins(command) => plugins::run(&session, command).await,
+            Command::Events(options) => events::run(&session, options).await,
+        };
+        done.map(|()| 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ctrs_short_names_work() {
+        for line in [
+            "corten i ls -q",
+            "corten t ls",
+            "corten c rm a b",
+            "corten ns c x",
+            "corten snapshot rm k",
+            "corten run --rm i c sh -c x",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! `corten containers create`, and the part of `corten run` that comes before the task.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use api_protos::any;
+use api_protos::containerd::runc::v1::Options as RuncOptions;
+use api_protos::containerd::services::containers::v1::{
+    Container, CreateContainerRequest, container::Runtime,
+};
+use api_protos::containerd::services::leases::v1::DeleteRequest;
+use api_protos::containerd::services::snapshots::v1::PrepareSnapshotRequest;
+use api_protos::containerd::types::Mount;
+use clap::Args;
+use serde_json::{Value, json};
+use sys::path::Root;
+
+use crate::cli::Session;
+use crate::client::{Client, Doing as _};
+use crate::commands::leases;
+use crate::commands::snapshots::Snapshotter;
+use crate::fifo::random;
+use crate::format::parse_labels;
+use crate::spec::{self, SpecOptions, user};
+use crate::{image, platform, unpack};
+
+/// Create a container without starting it
+#[derive(Debug, Args)]
+#[command(visible_alias = "c")]
+pub struct Options {
+    #[command(flatten)]
+    container: ContainerOptions,
+}
+
+/// What makes a container.
+#[derive(Debug, Args)]
+pub struct ContainerOptions {
+    #[command(flatten)]
+    spec: SpecOptions,
+    #[command(flatten)]
+    snapshotter: Snapshotter,
+    /// Shim that runs the container
+    #[arg(long, value_name = "NAME", default_value = "io.containerd.runc.v2")]
+    runtime: String,
+    /// OCI runtime that the shim is to call
+    #[arg(long, value_name = "PATH")]
+    runc_binary: Option<PathBuf>,
+    /// Label the container, as KEY=VALUE; may be given several times
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// IMAGE is a folder on the host that holds a root file system
+    #[arg(long)]
+    rootfs: bool,
+    /// Take the image for another platform, as linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
+    /// Give the process a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// The image
+    pub image: String,
+    /// The container's name
+    pub id: String,
+    /// The command and its arguments [default: the image's]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// Creates.
+pub async fn run(session: &Session, options: Options) -> Result<()> {
+    create(&session.client, &options.container).await.map(drop)
+}
+
+/// Makes a container's record and snapshot; nothing is left of either if that fails.
+pub async fn create(client: &Client, options: &ContainerOptions) -> Result<Container> {
+    let what = || format!("create container {}", options.id);
+    // Until the container refers to its snapshot, the lease is what keeps it.
+    let day = Duration::from_secs(24 * 3600);
+    let lease = leases::create(client, format!("corten-{}", random()?), day, &[])
+        .await
+        .with_context(what)?;
+    let result = create_leased(&client.with_lease(&lease)?, options)
+        .await
+        .with_context(what);
+    let request = DeleteRequest {
+        id: lease,
+        sync: false,
+    };
+    let _ = client.leases().delete(request).await;
+    result
+}
+
+async fn create_leased(client: &Client, options: &ContainerOptions) -> Result<Container> {
+    let mut spec = spec::defaults::linux(client.namespace(), &options.id);
+    if options.tty {
+        spec["process"]["terminal"] = json!(true);
+        spec::process::set_env(&mut spec, vec!["TERM=xterm".into()]);
+    }
+    let mut container = Container {
+        id: options.id.clone(),
+        runtime: Some(Runtime {
+            name: options.runtime.clone(),
+            options: runtime_options(options)?,
+        }),
+        ..Default::default()
+    };
+    let (config, root) = if options.rootfs {
+        let folder = PathBuf::from(&options.image).canonicalize();
+        let folder = folder.with_context(|| format!("find {}", options.image))?;
+        spec["root"]["path"] = json!(folder);
+        let dir =
+            std::fs::File::open(&folder).with_context(|| format!("open {}", folder.display()))?;
+        (Value::Null, Some(Root::new(dir.into())))
+    } else {
+        let (config, mounts) = from_image(client, options, &mut container).await?;
+        (config, root_of(&mounts))
+    };
+    let filled = fill(options, &mut spec, &config, root.as_ref());
+    drop(root);
+    let created = match filled {
+        Ok(()) => {
+            container.labels.extend(parse_labels(&options.label));
+            container.spec = Some(spec::pack(&spec));
+            let request = CreateContainerRequest {
+                container: Some(container.clone()),
+            };
+            client
+                .containers()
+                .create(request)
+                .await
+                .map_err(|status| crate::client::error(&status))
+        }
+        Err(error) => Err(error),
+    };
+    match created {
+        Ok(answer) => Ok(answer.into_inner().container.unwrap_or(container)),
+        Err(error) => {
+            if !container.snapshot_key.is_empty() {
+                let _ =
+                    super::remove_snapshot(client, &container.snapshotter, &container.snapshot_key)
+                        .await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    options: &ContainerOptions,
+    spec: &mut Value,
+    config: &Value,
+    root: Option<&Root>,
+) -> Result<()> {
+    spec::apply_image(spec, config, &options.command)?;
+    options.spec.apply(spec)?;
+    let of_image = config
+        .pointer("/config/User")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let wanted = options.spec.user.as_deref().unwrap_or(of_image);
+    user::resolve(wanted, root)?.apply(&mut spec["process"]);
+    Ok(())
+}
+
+/// Prepares the container's snapshot of the image; returns the image's configuration and the snapshot's mounts.
+async fn from_image(
+    client: &Client,
+    options: &ContainerOptions,
+    container: &mut Container,
+) -> Result<(Value, Vec<Mount>)> {
+    let snapshotter = &options.snapshotter.snapshotter;
+    let found = image::get(client, &options.image).await?;
+    let wanted = platform::chosen(options.platform.as_deref())?;
+    let resolved = image::resolve(client, &found.target.unwrap_or_default(), &wanted).await?;
+    let parent = unpack::unpack(client, &resolved, snapshotter).await?;
+    let prepare = PrepareSnapshotRequest {
+        snapshotter: snapshotter.clone(),
+        key: options.id.clone(),
+        parent,
+        labels: HashMap::new(),
+    };
+    let answer = client
+        .snapshots()
+        .prepare(prepare)
+        .await
+        .doing(|| "prepare a snapshot".into())?;
+    container.image = options.image.clone();
+    container.snapshotter = snapshotter.clone();
+    container.snapshot_key = options.id.clone();
+    container.labels = image_labels(&resolved.config);
+    Ok((resolved.config, answer.into_inner().mounts))
+}
+
+/// Returns the image's labels but for those that would make the daemon do something, and its stop signal.
+fn image_labels(config: &Value) -> HashMap<String, String> {
+    let labels = config.pointer("/config/Labels").and_then(Value::as_object);
+    let labels = labels.into_iter().flatten();
+    let labels = labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+    let mut labels: HashMap<_, _> = labels
+        .filter(|(key, _)| !key.starts_with("containerd.io/") && !key.starts_with("io.containerd."))
+        .filter(|(key, value)| key.len() + value.len() <= 4096)
+        .collect();
+    let signal = config
+        .pointer("/config/StopSignal")
+        .and_then(Value::as_str)
+        .unwrap_or("SIGTERM");
+    labels.insert(
+        "io.containerd.image.config.stop-signal".into(),
+        signal.into(),
+    );
+    labels
+}
+
+fn runtime_options(options: &ContainerOptions) -> Result<Option<prost_types::Any>> {
+    let Some(binary) = &options.runc_binary else {
+        return Ok(None);
+    };
+    let Some(binary) = binary.to_str() else {
+        bail!("{} is not UTF-8", binary.display());
+    };
+    Ok(Some(any::pack(&RuncOptions {
+        binary_name: binary.into(),
+        ..Default::default()
+    })))
+}
+
+/// Returns the root of a snapshot to look users up in, mounted nowhere and gone when it is dropped.
+///
+/// Nothing if it cannot be mounted, as when the daemon is in another mount namespace: numbers still work then.
+fn root_of(mounts: &[Mount]) -> Option<Root> {
+    let [mount] = mounts else {
+        return None;
+    };
+    let mount = sys::mount::Mount {
+        fstype: mount.r#type.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+    };
+    let read_only = sys::mount::read_only(&[mount]);
+    sys::mount::open_detached(read_only.first()?)
+        .ok()
+        .map(Root::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_labels_cannot_give_orders() {
+        let config = json!({"config": {"Labels": {
+            "containerd.io/restart.loguri": "binary:///bin/sh", "io.containerd.x": "y", "maintainer": "me",
+        }, "StopSignal": "SIGINT"}});
+        let labels = image_labels(&config);
+        assert_eq!(labels.len(), 2, "{labels:?}");
+        assert_eq!(labels["maintainer"], "me");
+        assert_eq!(labels["io.containerd.image.config.stop-signal"], "SIGINT");
+    }
+}

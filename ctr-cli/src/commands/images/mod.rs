@@ -1,0 +1,105 @@
+//! `corten images`
+
+pub mod export;
+pub mod import;
+pub mod list;
+pub mod pull;
+pub mod push;
+
+use anyhow::Result;
+use api_protos::any;
+use api_protos::containerd::services::images::v1::DeleteImageRequest;
+use api_protos::containerd::services::transfer::v1::TransferRequest;
+use api_protos::containerd::types::transfer::ImageStore;
+use clap::Subcommand;
+
+use super::output::print_line;
+use crate::cli::Session;
+use crate::client::Doing as _;
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Pull(pull::Options),
+    Push(push::Options),
+    Import(import::Options),
+    Export(export::Options),
+    List(list::Options),
+    /// Remove images and wait until what nothing else uses is gone
+    #[command(visible_aliases = ["rm", "del", "delete"])]
+    Remove {
+        /// Wait for the collection; this is what happens anyway
+        #[arg(long, hide = true)]
+        sync: bool,
+        /// Do not wait for the collection
+        #[arg(long = "async", conflicts_with = "sync")]
+        later: bool,
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Give an image further names
+    Tag {
+        /// Replace an image that has the name already; this is what happens anyway
+        #[arg(long, hide = true)]
+        force: bool,
+        /// The image
+        image: String,
+        /// Its new names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// Runs a command on images.
+pub async fn run(session: &Session, command: Command) -> Result<()> {
+    match command {
+        Command::Pull(options) => pull::run(session, options).await,
+        Command::Push(options) => push::run(session, options).await,
+        Command::Import(options) => import::run(session, options).await,
+        Command::Export(options) => export::run(session, options).await,
+        Command::List(options) => list::run(session, options).await,
+        Command::Remove { later, names, .. } => {
+            // One collection for all of them: it comes with the last.
+            let last = names.len() - 1;
+            for (number, name) in names.into_iter().enumerate() {
+                let request = DeleteImageRequest {
+                    name: name.clone(),
+                    sync: !later && number == last,
+                    target: None,
+                };
+                session
+                    .client
+                    .images()
+                    .delete(request)
+                    .await
+                    .doing(|| format!("remove image {name}"))?;
+                print_line(&name)?;
+            }
+            Ok(())
+        }
+        Command::Tag { image, names, .. } => {
+            for name in names {
+                let store = |name: &str| {
+                    Some(any::pack(&ImageStore {
+                        name: name.into(),
+                        ..Default::default()
+                    }))
+                };
+                let request = TransferRequest {
+                    source: store(&image),
+                    destination: store(&name),
+                    options: None,
+                };
+                session
+                    .client
+                    .transfer()
+                    .transfer(request)
+                    .await
+                    .doing(|| format!("tag {image} as {name}"))?;
+                print_line(&name)?;
+            }
+            Ok(())
+        }
+    }
+}

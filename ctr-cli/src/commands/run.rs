@@ -1,0 +1,96 @@
+//! `corten run`
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+
+use super::containers::{
+    self,
+    create::{ContainerOptions, create},
+};
+use super::tasks::start::{self, StartOptions};
+use crate::attach::Signals;
+use crate::cli::Session;
+
+/// Run a command in a new container
+///
+/// Creates a container of an image and starts it. Without -d, the command has this terminal's streams, signals go to
+/// it, and its exit code is the one of `corten run`. With -d nothing is printed and the container runs on.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  corten run --rm docker.io/library/debian:12 try ls /
+  corten run --rm -t docker.io/library/debian:12 try bash
+  corten run -d --memory-limit 64m --cpus 0.5 docker.io/library/nginx:1 web
+  corten run --rm --mount type=bind,src=/srv,dst=/srv,options=rbind:ro IMAGE files ls /srv
+
+Standard input goes to the command if it is a pipe or a file, or with -i or -t.
+A second Ctrl-C kills the container.")]
+pub struct Options {
+    /// Leave the container running and return
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the container when it has ended
+    #[arg(long, conflicts_with = "detach")]
+    rm: bool,
+    /// Let the command read the terminal
+    #[arg(short, long)]
+    interactive: bool,
+    /// Write the pid of the command to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Connect no streams
+    #[arg(long)]
+    null_io: bool,
+    /// Accepted for scripts that pull and run with the same options
+    #[arg(long, hide = true)]
+    plain_http: bool,
+    #[command(flatten)]
+    container: ContainerOptions,
+}
+
+/// Runs a container and returns its exit code.
+pub async fn run(session: &Session, options: Options) -> Result<u8> {
+    let what = || {
+        format!(
+            "run {} as {}",
+            options.container.image, options.container.id
+        )
+    };
+    let client = &session.client;
+    let mut signals = if options.detach {
+        None
+    } else {
+        Some(Signals::take().with_context(what)?)
+    };
+    let container = create(client, &options.container).await.map_err(|error| {
+        // It says what was created already.
+        error.context(format!("run {}", options.container.image))
+    })?;
+    let start = StartOptions {
+        terminal: options.container.tty,
+        interactive: options.interactive,
+        detach: options.detach,
+        null_io: options.null_io,
+        pid_file: options.pid_file.clone(),
+    };
+    let result = start::start(session, &container, &start, signals.as_mut())
+        .await
+        .with_context(what);
+    match (result, options.detach) {
+        (Ok(code), true) => Ok(code),
+        (Ok(code), false) => {
+            if options.rm {
+                containers::delete(client, &container, false).await?;
+            }
+            Ok(code)
+        }
+        (Err(error), _) => {
+            // A container that could not be started is of no use to anyone.
+            match containers::delete(client, &container, false).await {
+                Ok(()) => Err(error),
+                Err(left) => Err(anyhow!("{error:#}; and then: {left:#}")),
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `corten tasks start`, and the part of `corten run` that comes after the container.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use api_protos::containerd::services::containers::v1::Container;
+use api_protos::containerd::services::snapshots::v1::MountsRequest;
+use api_protos::containerd::services::tasks::v1::{
+    CreateTaskRequest, DeleteTaskRequest, KillRequest, StartRequest,
+};
+use clap::Args;
+
+use crate::attach::{self, Signals, Streams, Target};
+use crate::cli::Session;
+use crate::client::{Client, Doing as _};
+use crate::commands::containers;
+use crate::fifo::Fifos;
+use crate::spec;
+
+/// Start a container that has been created
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Leave the task running and return
+    #[arg(short, long)]
+    detach: bool,
+    /// Let the command read the terminal
+    #[arg(short, long)]
+    interactive: bool,
+    /// Write the pid of the command to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Connect no streams
+    #[arg(long)]
+    null_io: bool,
+    /// The container
+    id: String,
+}
+
+/// How a task is started.
+#[derive(Debug)]
+pub struct StartOptions {
+    /// Whether the process has a terminal.
+    pub terminal: bool,
+    /// Whether the process reads our terminal.
+    pub interactive: bool,
+    /// Whether it runs on without us.
+    pub detach: bool,
+    /// Whether it has no streams.
+    pub null_io: bool,
+    /// Where its pid goes.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Starts, and returns the exit code of the process unless it runs on without us.
+pub async fn run(session: &Session, options: Options) -> Result<u8> {
+    let container = containers::get(&session.client, &options.id).await?;
+    let configuration = spec::unpack(container.spec.as_ref())?;
+    let start_options = StartOptions {
+        terminal: configuration
+            .pointer("/process/terminal")
+            .and_then(serde_json::Value::as_bool)
+            .unwrap_or(false),
+        interactive: options.interactive,
+        detach: options.detach,
+        null_io: options.null_io,
+        pid_file: options.pid_file,
+    };
+    let mut signals = if options.detach {
+        None
+    } else {
+        Some(Signals::take()?)
+    };
+    let result = start(session, &container, &start_options, signals.as_mut()).await;
+    result.with_context(|| format!("start {}", options.id))
+}
+
+/// Creates the container's task, starts it and, with signals to hand on, stays until it has ended and deletes it.
+pub async fn start(
+    session: &Session,
+    container: &Container,
+    options: &StartOptions,
+    signals: Option<&mut Signals>,
+) -> Result<u8> {
+    let client = &session.client;
+    let fifos = if options.null_io {
+        Fifos::default()
+    } else {
+        let input = options.terminal
+            || options.interactive
+            || !options.detach && attach::wants_input(false, false);
+        Fifos::make(&session.fifo_dir, input, options.terminal)?
+    };
+    let result = start_with(client, container, options, signals, &fifos).await;
+    if result.is_err() || !options.detach {
+        fifos.remove();
+    }
+    result
+}
+
+async fn start_with(
+    client: &Client,
+    container: &Container,
+    options: &StartOptions,
+    signals: Option<&mut Signals>,
+    fifos: &Fifos,
+) -> Result<u8> {
+    let streams = Streams::open(fifos, options.terminal)?;
+    let pid = create(client, container, options.terminal, fifos).await?;
+    let target = Target {
+        container: container.id.clone(),
+        exec: String::new(),
+    };
+    let result = start_created(client, &target, options, signals, streams, pid).await;
+    if result.is_err() || !options.detach {
+        delete_task(client, &container.id, result.is_err()).await?;
+    }
+    result
+}
+
+async fn start_created(
+    client: &Client,
+    target: &Target,
+    options: &StartOptions,
+    signals: Option<&mut Signals>,
+    streams: Streams,
+    pid: u32,
+) -> Result<u8> {
+    if let Some(file) = &options.pid_file {
+        std::fs::write(file, pid.to_string())
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    let request = StartRequest {
+        container_id: target.container.clone(),
+        exec_id: String::new(),
+    };
+    client
+        .tasks()
+        .start(request)
+        .await
+        .doing(|| "start the task".into())?;
+    match signals {
+        None => Ok(0),
+        Some(signals) => Ok(exit_code(
+            attach::foreground(client, target, streams, signals).await?,
+        )),
+    }
+}
+
+async fn create(
+    client: &Client,
+    container: &Container,
+    terminal: bool,
+    fifos: &Fifos,
+) -> Result<u32> {
+    let mut rootfs = Vec::new();
+    if !container.snapshot_key.is_empty() {
+        let (snapshotter, key) = (
+            container.snapshotter.clone(),
+            container.snapshot_key.clone(),
+        );
+        let answer = client
+            .snapshots()
+            .mounts(MountsRequest { snapshotter, key })
+            .await;
+        rootfs = answer
+            .doing(|| "get the snapshot's mounts".into())?
+            .into_inner()
+            .mounts;
+    }
+    let request = CreateTaskRequest {
+        container_id: container.id.clone(),
+        rootfs,
+        stdin: fifos.stdin.clone(),
+        stdout: fifos.stdout.clone(),
+        stderr: fifos.stderr.clone(),
+        terminal,
+        ..Default::default()
+    };
+    Ok(client
+        .tasks()
+        .create(request)
+        .await
+        .doing(|| "create the task".into())?
+        .into_inner()
+        .pid)
+}
+
+async fn delete_task(client: &Client, id: &str, kill: bool) -> Result<()> {
+    if kill {
+        let request = KillRequest {
+            container_id: id.into(),
+            signal: 9,
+            all: true,
+            ..Default::default()
+        };
+        let _ = client.tasks().kill(request).await;
+    }
+    let request = DeleteTaskRequest {
+        container_id: id.into(),
+    };
+    let deleted = client
+        .tasks()
+        .delete(request)
+        .await
+        .map(drop)
+        .doing(|| format!("delete task {id}"));
+    if kill { Ok(()) } else { deleted }
+}
+
+/// Returns a process's exit code as ours.
+pub fn exit_code(status: u32) -> u8 {
+    u8::try_from(status).unwrap_or(255)
+}

@@ -1,0 +1,141 @@
+//! containerd's default configuration of a Linux container.
+
+use serde_json::{Value, json};
+
+/// The capabilities of a container that asks for nothing else.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+    "/proc/scsi",
+];
+
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Returns the configuration of container `id` in `namespace`, still without a command.
+pub fn linux(namespace: &str, id: &str) -> Value {
+    let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind}));
+    json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {
+            "cwd": "/",
+            "user": {"uid": 0, "gid": 0},
+            "noNewPrivileges": true,
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "capabilities": {"bounding": CAPABILITIES, "permitted": CAPABILITIES, "effective": CAPABILITIES},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+        },
+        "mounts": mounts(),
+        "linux": {
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "cgroupsPath": format!("/{namespace}/{id}"),
+            "resources": {"devices": devices()},
+            "namespaces": namespaces,
+        },
+    })
+}
+
+/// Everything is denied but making device nodes and the character devices that every program expects.
+fn devices() -> Value {
+    let char = |major: i64, minor: Option<i64>| {
+        let mut rule = json!({"type": "c", "major": major, "access": "rwm", "allow": true});
+        if let Some(minor) = minor {
+            rule["minor"] = json!(minor);
+        }
+        rule
+    };
+    json!([
+        {"allow": false, "access": "rwm"},
+        char(1, Some(3)), // null
+        char(1, Some(8)), // random
+        char(1, Some(7)), // full
+        char(5, Some(0)), // tty
+        char(1, Some(5)), // zero
+        char(1, Some(9)), // urandom
+        char(5, Some(1)), // console
+        char(136, None),  // pts
+        char(5, Some(2)), // ptmx
+    ])
+}
+
+fn mounts() -> Value {
+    let mount = |destination: &str, fstype: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": fstype, "source": source, "options": options});
+    json!([
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"]
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5"
+            ]
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
+        ),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"]
+        ),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"]
+        ),
+        mount(
+            "/run",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"]
+        ),
+    ])
+}

@@ -1,0 +1,355 @@
+//! The options of `run` and `containers create` that shape a container's configuration.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::process::{self, ALL, capability, change_capabilities, set_env};
+
+/// What the user asks of a container's configuration.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SpecOptions {
+    /// Set a variable, as NAME=VALUE; may be given several times
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Mount something, as type=bind,src=/host,dst=/container,options=rbind:ro
+    #[arg(long, value_name = "MOUNT")]
+    pub mount: Vec<String>,
+    /// Working folder of the process
+    #[arg(long, value_name = "FOLDER")]
+    pub cwd: Option<String>,
+    /// User of the process, as NAME, UID, or either with :GROUP
+    #[arg(long, short = 'u', value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Share the host's network, its /etc/hosts and /etc/resolv.conf
+    #[arg(long)]
+    pub net_host: bool,
+    /// Most memory, in bytes or with a unit, as 64m or 2g
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_limit: Option<u64>,
+    /// Most processors, as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<f64>,
+    /// Give every capability and device, and lift what is masked or read-only
+    #[arg(long)]
+    pub privileged: bool,
+    /// Add a capability; may be given several times
+    #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
+    pub cap_add: Vec<String>,
+    /// Take a capability away; may be given several times
+    #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
+    pub cap_drop: Vec<String>,
+    /// Make the root file system read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Host name in the container
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Allow the process to gain privileges, as by set-user-id programs
+    #[arg(long)]
+    pub allow_new_privs: bool,
+    /// Path of the container's control group
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// Annotation for the runtime, as KEY=VALUE; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+    /// Filter system calls by the OCI profile (linux.seccomp) in this JSON file
+    #[arg(long, value_name = "FILE")]
+    pub seccomp_profile: Option<PathBuf>,
+}
+
+impl SpecOptions {
+    /// Puts the options into `spec`, but for the user, who is looked up in the root file system.
+    pub fn apply(&self, spec: &mut Value) -> Result<()> {
+        set_env(spec, self.env.clone());
+        for text in &self.mount {
+            let mount = parse_mount(text).with_context(|| format!("mount {text}"))?;
+            mounts(spec).push(mount);
+        }
+        if let Some(cwd) = &self.cwd {
+            spec["process"]["cwd"] = json!(cwd);
+        }
+        if self.read_only {
+            spec["root"]["readonly"] = json!(true);
+        }
+        if self.allow_new_privs {
+            spec["process"]["noNewPrivileges"] = json!(false);
+        }
+        if let Some(hostname) = &self.hostname {
+            spec["hostname"] = json!(hostname);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            spec["linux"]["cgroupsPath"] = json!(cgroup);
+        }
+        for (key, value) in crate::format::parse_labels(&self.annotation) {
+            spec["annotations"][key] = json!(value);
+        }
+        self.limit(spec)?;
+        if self.privileged {
+            privileged(spec);
+        }
+        change_capabilities(spec, |names| {
+            let added = self
+                .cap_add
+                .iter()
+                .filter(|name| !names.contains(name))
+                .cloned()
+                .collect::<Vec<_>>();
+            names.extend(added);
+            names.retain(|name| !self.cap_drop.contains(name));
+        });
+        if self.net_host {
+            net_host(spec)?;
+        }
+        if let Some(file) = &self.seccomp_profile {
+            let what = || format!("read {}", file.display());
+            let text = std::fs::read(file).with_context(what)?;
+            spec["linux"]["seccomp"] = serde_json::from_slice(&text).with_context(what)?;
+        }
+        Ok(())
+    }
+
+    fn limit(&self, spec: &mut Value) -> Result<()> {
+        if let Some(limit) = self.memory_limit {
+            spec["linux"]["resources"]["memory"] = json!({"limit": limit});
+        }
+        if let Some(cpus) = self.cpus {
+            let quota = (cpus * 100_000.0) as i64;
+            if !cpus.is_finite() || quota < 1000 {
+                bail!("--cpus {cpus} is less than a hundredth of a processor");
+            }
+            spec["linux"]["resources"]["cpu"] = json!({"quota": quota, "period": 100_000});
+        }
+        Ok(())
+    }
+}
+
+fn mounts(spec: &mut Value) -> &mut Vec<Value> {
+    let mounts = &mut spec["mounts"];
+    if !mounts.is_array() {
+        *mounts = json!([]);
+    }
+    mounts.as_array_mut().expect("made an array above")
+}
+
+fn privileged(spec: &mut Value) {
+    change_capabilities(spec, |names| {
+        *names = ALL.iter().map(|name| name.to_string()).collect()
+    });
+    spec["linux"]["maskedPaths"] = json!([]);
+    spec["linux"]["readonlyPaths"] = json!([]);
+    spec["process"]["noNewPrivileges"] = json!(false);
+    spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    for mount in mounts(spec) {
+        if matches!(mount["type"].as_str(), Some("sysfs" | "cgroup")) {
+            let options = mount["options"].as_array_mut();
+            options
+                .into_iter()
+                .for_each(|options| options.retain(|option| option != "ro"));
+        }
+    }
+}
+
+fn net_host(spec: &mut Value) -> Result<()> {
+    let namespaces = spec["linux"]["namespaces"].as_array_mut();
+    let namespaces = namespaces.ok_or_else(|| anyhow!("no namespaces in the configuration"))?;
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    for file in ["/etc/hosts", "/etc/resolv.conf"] {
+        mounts(spec).push(json!({"destination": file, "type": "bind", "source": file, "options": ["rbind", "ro"]}));
+    }
+    let uname = rustix::system::uname();
+    process::set_env(
+        spec,
+        vec![format!("HOSTNAME={}", uname.nodename().to_string_lossy())],
+    );
+    Ok(())
+}
+
+/// Reads `type=..,src=..,dst=..,options=a:b`, as ctr writes mounts.
+fn parse_mount(text: &str) -> Result<Value> {
+    let (mut fstype, mut source, mut destination) = (String::new(), String::new(), String::new());
+    let mut options: Vec<String> = Vec::new();
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        match key {
+            "type" => fstype = value.into(),
+            "source" | "src" => source = value.into(),
+            "destination" | "dst" | "target" => destination = value.into(),
+            "options" => options.extend(
+                value
+                    .split(':')
+                    .filter(|option| !option.is_empty())
+                    .map(str::to_owned),
+            ),
+            "ro" | "readonly" if value.is_empty() => options.push("ro".into()),
+            _ => bail!("{key:?} is none of type, src, dst, options"),
+        }
+    }
+    if !destination.starts_with('/') {
+        bail!("it needs dst=, an absolute path in the container");
+    }
+    if fstype.is_empty() {
+        fstype = "bind".into();
+    }
+    if fstype == "bind" {
+        if !source.starts_with('/') {
+            bail!("a bind mount needs src=, an absolute path on the host");
+        }
+        if !options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind")
+        {
+            options.insert(0, "rbind".into());
+        }
+    }
+    Ok(json!({"destination": destination, "type": fstype, "source": source, "options": options}))
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let lower = text.to_lowercase();
+    let number = lower.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let scale: u64 = match &lower[number.len()..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        unit => return Err(format!("{unit:?} is none of k, m, g")),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a number of bytes".to_owned())?;
+    number
+        .checked_mul(scale)
+        .ok_or_else(|| "too many bytes".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::defaults;
+    use super::*;
+
+    fn applied(options: SpecOptions) -> Value {
+        let mut spec = defaults::linux("ns", "id");
+        options.apply(&mut spec).unwrap();
+        spec
+    }
+
+    #[test]
+    fn each_option_lands_where_the_runtime_reads_it() {
+        let limits = SpecOptions {
+            memory_limit: Some(64 << 20),
+            cpus: Some(1.5),
+            ..Default::default()
+        };
+        let options = SpecOptions {
+            cwd: Some("/w".into()),
+            hostname: Some("h".into()),
+            ..Default::default()
+        };
+        let flags = SpecOptions {
+            read_only: true,
+            ..Default::default()
+        };
+        for (options, pointer, expected) in [
+            (
+                limits.clone(),
+                "/linux/resources/memory/limit",
+                json!(64 << 20),
+            ),
+            (limits, "/linux/resources/cpu/quota", json!(150_000)),
+            (options.clone(), "/process/cwd", json!("/w")),
+            (options, "/hostname", json!("h")),
+            (flags, "/root/readonly", json!(true)),
+            (
+                SpecOptions::default(),
+                "/linux/cgroupsPath",
+                json!("/ns/id"),
+            ),
+            (
+                SpecOptions::default(),
+                "/process/noNewPrivileges",
+                json!(true),
+            ),
+        ] {
+            assert_eq!(
+                applied(options).pointer(pointer),
+                Some(&expected),
+                "{pointer}"
+            );
+        }
+    }
+
+    #[test]
+    fn capabilities_are_added_and_taken_away() {
+        let spec = applied(SpecOptions {
+            cap_add: vec!["CAP_SYS_ADMIN".into()],
+            cap_drop: vec!["CAP_KILL".into()],
+            ..Default::default()
+        });
+        let names = spec["process"]["capabilities"]["bounding"]
+            .as_array()
+            .unwrap();
+        assert!(names.contains(&json!("CAP_SYS_ADMIN")) && !names.contains(&json!("CAP_KILL")));
+    }
+
+    #[test]
+    fn privileged_lifts_the_masks_and_drops_still_count() {
+        let spec = applied(SpecOptions {
+            privileged: true,
+            cap_drop: vec!["CAP_BPF".into()],
+            ..Default::default()
+        });
+        assert_eq!(spec["linux"]["maskedPaths"], json!([]));
+        assert_eq!(
+            spec["process"]["capabilities"]["effective"]
+                .as_array()
+                .unwrap()
+                .len(),
+            ALL.len() - 1
+        );
+    }
+
+    #[test]
+    fn the_hosts_network_brings_the_hosts_names() {
+        let spec = applied(SpecOptions {
+            net_host: true,
+            ..Default::default()
+        });
+        let kinds: Vec<_> = spec["linux"]["namespaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["type"].clone())
+            .collect();
+        assert_eq!(kinds, ["pid", "ipc", "uts", "mount"]);
+        let mounts = spec["mounts"].to_string();
+        assert!(mounts.contains("/etc/hosts") && mounts.contains("/etc/resolv.conf"));
+    }
+
+    #[test]
+    fn mounts_are_written_as_ctr_writes_them() {
+        let mount = parse_mount("type=bind,src=/a,dst=/b,options=rbind:ro").unwrap();
+        assert_eq!(
+            mount,
+            json!({"destination": "/b", "type": "bind", "source": "/a", "options": ["rbind", "ro"]})
+        );
+        assert_eq!(parse_mount("type=tmpfs,dst=/t").unwrap()["type"], "tmpfs");
+        for wrong in ["src=/a", "src=a,dst=/b", "dst=b,src=/a", "nonsense"] {
+            assert!(parse_mount(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(parse_bytes("64m"), Ok(64 << 20));
+        assert_eq!(parse_bytes("1024"), Ok(1024));
+        assert!(
+            parse_bytes("1x").is_err()
+                && parse_bytes("").is_err()
+                && parse_bytes("99999999999999999999").is_err()
+        );
+    }
+}
