@@ -31,7 +31,11 @@ const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
 /// Descriptors, arguments and environment stay as they are. It has to be called before there is a second thread.
 pub fn seal() -> Result<()> {
     if std::env::var_os(MARK).is_some() && is_sealed()? {
-        return Ok(());
+        // Before Linux 6.14 a program that was executed by descriptor had the descriptor's number as its name.
+        let name = std::env::args_os().next().unwrap_or_default();
+        let name = Path::new(&name).file_name().unwrap_or_default();
+        let name = CString::new(name.as_encoded_bytes()).unwrap_or_default();
+        return rustix::thread::set_name(&name).context(|| "set the name of the process");
     }
     let file = sealed()?;
     let args = strings(std::env::args_os())?;

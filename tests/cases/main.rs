@@ -10,5 +10,7 @@ mod images;
 mod lifecycle;
 mod parity;
 mod restart;
+mod runtime;
+mod security;
 mod systemd;
 mod tidy;

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod binaries;
+pub mod bundle;
 pub mod command;
 pub mod ctr;
 pub mod daemon;
@@ -20,6 +21,7 @@ pub mod vm;
 use std::time::{Duration, Instant};
 
 pub use api::Api;
+pub use bundle::{Bundle, Runtime};
 pub use command::Finished;
 pub use ctr::Ctr;
 pub use daemon::{Daemon, Engine};

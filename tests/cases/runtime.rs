@@ -1,0 +1,305 @@
+//! The OCI runtime by its command line: each case holds for runc too, or it is a wrong case.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tests::{Bundle, Runtime};
+
+/// Runs a case with ours and with runc.
+fn each(case: impl Fn(Bundle)) {
+    for runtime in Runtime::both() {
+        case(Bundle::new(&runtime));
+    }
+}
+
+#[test]
+fn a_container_goes_through_its_states() {
+    each(|mut bundle| {
+        let id = bundle.id().to_owned();
+        bundle.args(&["/bin/sleep", "600"]);
+        bundle.runtime(&["create", "--pid-file", "pid", &id]).ok();
+        let state = bundle.state();
+        assert_eq!(state["status"], "created");
+        assert_eq!(state["id"], json!(id));
+        assert_eq!(state["bundle"], json!(bundle.path()));
+        let pid = fs::read_to_string(bundle.path().join("pid")).expect("there is a pid file");
+        assert_eq!(state["pid"].to_string(), pid);
+        let again = bundle.runtime(&["create", &id]).refused();
+        assert!(
+            again.contains("container with given ID already exists"),
+            "{again}"
+        );
+        bundle.runtime(&["start", &id]).ok();
+        assert_eq!(bundle.state()["status"], "running");
+        bundle.runtime(&["start", &id]).refused();
+        assert_eq!(bundle.runtime(&["list", "-q"]).ok(), format!("{id}\n"));
+        let list: Value = serde_json::from_str(&bundle.runtime(&["list", "-f", "json"]).ok())
+            .expect("the list is JSON");
+        assert_eq!(list[0]["status"], "running");
+        assert_eq!(
+            bundle.runtime(&["ps", "-f", "json", &id]).ok(),
+            format!("[{pid}]\n")
+        );
+        bundle.runtime(&["delete", &id]).refused();
+        bundle.runtime(&["pause", &id]).ok();
+        assert_eq!(bundle.state()["status"], "paused");
+        bundle.runtime(&["exec", &id, "true"]).refused();
+        bundle.runtime(&["resume", &id]).ok();
+        bundle.runtime(&["kill", &id, "KILL"]).ok();
+        tests::eventually("it has stopped", tests::command::LIMIT, || {
+            (bundle.state()["status"] == "stopped").then_some(())
+        });
+        let refused = bundle.runtime(&["kill", &id, "KILL"]).refused();
+        assert!(refused.contains("container not running"), "{refused}");
+        bundle.runtime(&["delete", &id]).ok();
+        let gone = bundle.runtime(&["state", &id]).refused();
+        assert!(gone.contains("does not exist"), "{gone}");
+        bundle.runtime(&["delete", "--force", &id]).ok();
+    });
+}
+
+#[test]
+fn exit_codes_are_those_of_the_program() {
+    each(|mut bundle| {
+        assert_eq!(bundle.sh("exit 7").code, Some(7));
+        // The first process of a pid namespace cannot kill itself: this is a shell's report of another one's end.
+        assert_eq!(bundle.sh("sh -c 'kill -9 $$'; exit $?").code, Some(137));
+    });
+}
+
+#[test]
+fn a_program_that_cannot_run_is_told_of_in_the_words_that_clients_know() {
+    for (program, reason) in [
+        ("frob", "exec: \"frob\": executable file not found in $PATH"),
+        (
+            "/frob",
+            "exec: \"/frob\": stat /frob: no such file or directory",
+        ),
+        ("/etc", "exec: \"/etc\": is a directory"),
+        ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
+    ] {
+        each(|mut bundle| {
+            bundle.args(&[program]);
+            assert_eq!(bundle.run().code, Some(1));
+            let expected = format!(
+                "runc run failed: unable to start container process: error during container init: {reason}"
+            );
+            assert_eq!(bundle.log().last(), Some(&expected));
+        });
+    }
+}
+
+#[test]
+fn a_process_is_who_the_configuration_says() {
+    each(|mut bundle| {
+        bundle.set(
+            "/process/user",
+            json!({"uid": 1000, "gid": 1001, "additionalGids": [5, 1001], "umask": 0o27}),
+        );
+        bundle.set("/process/env", json!(["PATH=/bin", "A=1", "A=2"]));
+        bundle.set("/process/cwd", json!("/new/folder"));
+        bundle.set("/process/oomScoreAdj", json!(100));
+        let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]);
+        bundle.set("/process/rlimits", limits);
+        bundle.set("/domainname", json!("domain"));
+        bundle.set("/linux/personality", json!({"domain": "LINUX32"}));
+        bundle.set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
+        let script = "id -u; id -g; id -G; umask; pwd; echo $A $HOME; hostname; ulimit -n; \
+            cat /proc/self/oom_score_adj /proc/sys/kernel/domainname /proc/self/personality \
+            /proc/sys/net/ipv4/ip_forward; grep -E 'Cap(Inh|Eff|Bnd)|NoNew' /proc/self/status";
+        let expected = "1000\n1001\n1001 5\n0027\n/new/folder\n2 /work\nbox\n100\n100\ndomain\n\
+            00000008\n1\nCapInh:\t0000000000000000\nCapEff:\t0000000000000000\n\
+            CapBnd:\t00000000a80425fb\nNoNewPrivs:\t1\n";
+        assert_eq!(bundle.sh(script).ok(), expected);
+    });
+}
+
+#[test]
+fn mounts_have_the_options_they_ask_for() {
+    each(|mut bundle| {
+        let volume = bundle.path().join("volume");
+        fs::create_dir(&volume).expect("make a folder");
+        fs::write(volume.join("file"), "text").expect("write a file");
+        let full = bundle.rootfs().join("full");
+        fs::create_dir(&full).expect("make a folder");
+        fs::write(full.join("file"), "below").expect("write a file");
+        let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
+        for mount in [
+            mount("/m/ro", "bind", "volume", &["bind", "ro"]),
+            mount(
+                "/m/rro",
+                "bind",
+                "volume",
+                &["rbind", "rro", "nosuid", "nodev"],
+            ),
+            mount("/m/file", "bind", "volume/file", &["bind", "noexec"]),
+            mount("/m/shared", "bind", "volume", &["rbind", "rshared"]),
+            mount(
+                "/m/tmp",
+                "tmpfs",
+                "tmpfs",
+                &["size=1m", "mode=1750", "nosymfollow"],
+            ),
+            mount("/full", "tmpfs", "tmpfs", &["tmpcopyup", "ro"]),
+        ] {
+            bundle.push("/mounts", mount);
+        }
+        let script = "grep -E ' (/m/|/full)' /proc/self/mountinfo | cut -d' ' -f5,6; stat -c %a /m/tmp; \
+            cat /m/file /full/file; touch /m/ro/x || touch /m/rro/x || touch /full/x || echo read-only";
+        let expected = "/m/ro ro,relatime\n/m/rro ro,nosuid,nodev,relatime\n\
+            /m/file rw,noexec,relatime\n/m/shared rw,relatime\n/m/tmp rw,relatime,nosymfollow\n\
+            /full ro,relatime\n1750\ntextbelowread-only\n";
+        assert_eq!(bundle.sh(script).ok(), expected);
+    });
+}
+
+#[test]
+fn a_user_namespace_has_its_maps_devices_and_idmapped_mounts() {
+    each(|mut bundle| {
+        fs::create_dir(bundle.path().join("volume")).expect("make a folder");
+        // Users of the namespace cannot make it in a root file system of the host's root.
+        fs::create_dir(bundle.rootfs().join("m")).expect("make a folder");
+        bundle.push("/linux/namespaces", json!({"type": "user"}));
+        let map = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 65536}]);
+        bundle.set("/linux/uidMappings", map(100_000));
+        bundle.set("/linux/gidMappings", map(200_000));
+        bundle.push(
+            "/mounts",
+            json!({"destination": "/m", "type": "bind", "source": "volume", "options": ["bind", "idmap"]}),
+        );
+        // The path to the bundle has to be open for users of the namespace.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(bundle.path(), mode).expect("open the folder");
+        let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; stat -c '%u %g' /m; \
+            echo x > /dev/null && head -c1 /dev/zero | wc -c; stat -c %u /dev/mqueue /proc/sys/net";
+        let expected = " 0 100000 65536\n 0 200000 65536\n0 0\n1\n0\n0\n";
+        let shown = bundle.sh(script).ok();
+        assert!(
+            shown.starts_with(&expected[..expected.len() - 4]),
+            "{shown}"
+        );
+    });
+}
+
+#[test]
+fn limits_are_set_and_changed() {
+    each(|mut bundle| {
+        bundle.set("/linux/resources/memory", json!({"limit": 67_108_864}));
+        bundle.set("/linux/resources/pids", json!({"limit": 50}));
+        bundle.set("/linux/resources/cpu", json!({"shares": 512, "cpus": "0"}));
+        if !std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+            tests::print_skip("the host has no cgroup v1");
+            return;
+        }
+        bundle.stay();
+        assert_eq!(bundle.cgroup("memory", "memory.limit_in_bytes"), "67108864");
+        assert_eq!(bundle.cgroup("pids", "pids.max"), "50");
+        assert_eq!(bundle.cgroup("cpu", "cpu.shares"), "512");
+        let id = bundle.id().to_owned();
+        bundle
+            .runtime(&["update", "--memory", "33554432", "--pids-limit", "20", &id])
+            .ok();
+        assert_eq!(bundle.cgroup("memory", "memory.limit_in_bytes"), "33554432");
+        assert_eq!(bundle.cgroup("pids", "pids.max"), "20");
+        let stats: Value = serde_json::from_str(&bundle.runtime(&["events", "--stats", &id]).ok())
+            .expect("statistics are JSON");
+        assert_eq!(stats["type"], "stats");
+        assert_eq!(stats["data"]["pids"], json!({"current": 1, "limit": 20}));
+        assert_eq!(stats["data"]["memory"]["usage"]["limit"], 33_554_432);
+    });
+}
+
+#[test]
+fn a_further_process_has_what_its_flags_say() {
+    each(|mut bundle| {
+        bundle.stay();
+        let id = bundle.id().to_owned();
+        let exec = |args: &[&str]| {
+            let mut all = vec!["exec"];
+            all.extend(args);
+            bundle.runtime(&all)
+        };
+        assert_eq!(exec(&[&id, "sh", "-c", "exit 5"]).code, Some(5));
+        let shown = exec(&[
+            "--env",
+            "B=3",
+            "--cwd",
+            "/tmp",
+            "--user",
+            "1000:1001",
+            "-g",
+            "7",
+            &id,
+            "sh",
+            "-c",
+            "pwd; echo $B; id -u; id -G | cut -d' ' -f1,2; grep CapInh /proc/self/status",
+        ]);
+        let expected = "/tmp\n3\n1000\n1001 7\nCapInh:\t0000000000000000\n";
+        assert_eq!(shown.ok(), expected);
+        let shown = exec(&[
+            "--cap",
+            "CAP_SYS_TIME",
+            &id,
+            "grep",
+            "CapEff",
+            "/proc/self/status",
+        ]);
+        assert_eq!(shown.ok(), "CapEff:\t00000000aa0425fb\n");
+        assert_eq!(exec(&[&id, "frob"]).code, Some(255));
+        let last = bundle.log().pop().unwrap_or_default();
+        assert_eq!(
+            last,
+            "exec failed: unable to start container process: exec: \"frob\": executable file not found in $PATH"
+        );
+        let process =
+            json!({"args": ["/bin/sh", "-c", "exit 9"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+        fs::write(bundle.path().join("process.json"), process.to_string()).expect("write");
+        assert_eq!(exec(&["--process", "process.json", &id]).code, Some(9));
+        exec(&["-d", "--pid-file", "exec.pid", &id, "sleep", "60"]).ok();
+        let pid = fs::read_to_string(bundle.path().join("exec.pid")).expect("a pid file");
+        assert!(
+            bundle
+                .runtime(&["ps", "-f", "json", &id])
+                .ok()
+                .contains(&pid)
+        );
+    });
+}
+
+#[test]
+fn hooks_run_in_their_order_and_read_the_state() {
+    each(|mut bundle| {
+        let order = bundle.path().join("order");
+        for kind in [
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "poststart",
+            "poststop",
+        ] {
+            let script = format!(
+                "read -r state; echo {kind} $(echo \"$state\" | sed 's/.*\"status\": *\"\\([a-z]*\\)\".*/\\1/') >> {}",
+                order.display()
+            );
+            let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]});
+            bundle.push(&format!("/hooks/{kind}"), hook);
+        }
+        bundle.sh("true").ok();
+        let order = fs::read_to_string(order).expect("hooks ran");
+        let kinds: Vec<&str> = order
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                "prestart",
+                "createRuntime",
+                "createContainer",
+                "poststart",
+                "poststop"
+            ]
+        );
+        assert!(order.ends_with("poststop stopped\n"), "{order}");
+    });
+}
