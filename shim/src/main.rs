@@ -55,7 +55,11 @@ fn main() -> ExitCode {
 fn run() -> sys::Result<()> {
     let args = Args::parse(std::env::args().skip(1))?;
     match args.action {
-        Action::Start => bootstrap::start(&args),
+        Action::Start => {
+            // The server is a fork of this process, and the first processes of containers are forks of the server.
+            ::runtime::seal()?;
+            bootstrap::start(&args)
+        }
         Action::Delete => cleanup::delete(&args),
         Action::Version => {
             println!("containerd-shim-corten-v2:");
