@@ -67,7 +67,7 @@ impl Exchange {
     /// Clients lose their subscriptions with the daemon, so at its start there is nobody yet to be told.
     pub fn recall<M: Message + Name>(&self, namespace: &str, topic: &str, event: &M) -> Result<()> {
         let envelope = Envelope {
-            timestamp: Some(crate::metadata::now()),
+            timestamp: Some(crate::time::now()),
             namespace: namespace.to_owned(),
             topic: topic.to_owned(),
             event: Some(any::pack(event)),
@@ -81,7 +81,7 @@ impl Exchange {
     /// Publishes an event whose type only its publisher knows.
     pub fn publish_any(&self, namespace: &str, topic: &str, event: Any) -> Result<()> {
         self.forward(Envelope {
-            timestamp: Some(crate::metadata::now()),
+            timestamp: Some(crate::time::now()),
             namespace: namespace.to_owned(),
             topic: topic.to_owned(),
             event: Some(event),

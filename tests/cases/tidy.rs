@@ -1,5 +1,6 @@
 //! The repository's own rules, those of STYLE.md that a program can check.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,21 @@ const LONGEST: usize = 600;
 
 /// Files that may be longer, each with the reason.
 const LONGER: &[(&str, &str)] = &[];
+
+/// The parts of `daemon/src` from the top down: each may use those below it, never a neighbour in its row.
+const LAYERS: &[&[&str]] = &[
+    &["app"],
+    &["services", "cri"],
+    &["transfer", "sandbox"],
+    &["images", "tasks"],
+    &["registry", "gc", "diff"],
+    &["content", "snapshots"],
+    &["metadata"],
+    &["events", "streaming"],
+    &["context", "filter", "blocking"],
+    &["labels", "digest"],
+    &["error", "media", "time"],
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -95,4 +111,37 @@ fn only_sys_talks_to_the_kernel_unsafely() {
         }
     }
     none(complaints);
+}
+
+#[test]
+fn the_parts_of_the_daemon_use_only_what_is_below_them() {
+    let row = |part: &str| LAYERS.iter().position(|row| row.contains(&part));
+    let mut complaints = BTreeSet::new();
+    for (path, text) in sources() {
+        let Some(inside) = path.strip_prefix("daemon/src/") else {
+            continue;
+        };
+        let part = inside.split('/').next().unwrap_or(inside);
+        let part = part.trim_end_matches(".rs");
+        let Some(own) = row(part) else { continue };
+        // What a module's tests use is no matter.
+        if inside.ends_with("tests.rs") || inside.contains("/tests/") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for used in code.split("crate::").skip(1) {
+            let name: String = used
+                .chars()
+                .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+                .collect();
+            let below = match row(&name) {
+                Some(other) => other > own || name == part,
+                None => true,
+            };
+            if !below {
+                complaints.insert(format!("{part} uses {name} ({path})"));
+            }
+        }
+    }
+    none(complaints.into_iter().collect());
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::digest::{Algorithm, Digest};
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The directory with the blobs, the ingests and the trash.

@@ -9,13 +9,14 @@ use std::time::{Instant, SystemTime};
 use api_protos::containerd::events::ContentCreate;
 use prost_types::Timestamp;
 
-use super::digest::Algorithm;
 use super::{Content, Digest, Hasher, missing};
 use crate::context::Context;
+use crate::digest::Algorithm;
 use crate::error::{Context as _, Error, Kind, Result, invalid, precondition};
 use crate::filter::{Fields, Filter};
 use crate::labels::{self, Labels};
-use crate::metadata::{Blob, Ingest, Namespace, Read, Table, Tx, db, leases, now};
+use crate::metadata::{Blob, Ingest, Namespace, Read, Table, Tx, db, leases};
+use crate::time::now;
 
 /// How long an ingest that no lease holds is kept for resuming.
 const KEPT_SECONDS: i64 = 24 * 60 * 60;
@@ -533,7 +534,7 @@ impl Lock {
                 Kind::Unavailable,
                 format!(
                     "ref {namespace}/{reference} locked for {held:?} (since {})",
-                    crate::gc::time::format(since)
+                    crate::time::format(since)
                 ),
             ));
         }

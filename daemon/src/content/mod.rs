@@ -12,12 +12,11 @@
 
 pub mod blobs;
 mod claims;
-pub mod digest;
 pub mod ingest;
 mod sweep;
 
+pub use crate::digest::{Digest, Hasher};
 pub use blobs::Reader;
-pub use digest::{Digest, Hasher};
 pub use ingest::{Status, Writer, WriterOptions};
 
 use std::borrow::Cow;
@@ -34,7 +33,8 @@ use crate::error::{Error, Kind, Result, invalid};
 use crate::events::Exchange;
 use crate::filter::{self, Fields, Filter};
 use crate::labels::{self, Labels};
-use crate::metadata::{Blob, Read, Store, Table, leases, now};
+use crate::metadata::{Blob, Read, Store, Table, leases};
+use crate::time::now;
 use blobs::Blobs;
 use claims::Claims;
 

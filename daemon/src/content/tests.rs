@@ -90,7 +90,7 @@ fn a_wrong_size_or_digest_is_refused_and_leaves_no_blob() {
 #[test]
 fn other_algorithms_are_verified_too() {
     let f = fixture(true);
-    let mut hasher = Hasher::new(digest::Algorithm::Sha512);
+    let mut hasher = Hasher::new(crate::digest::Algorithm::Sha512);
     hasher.update(b"hello");
     let digest = hasher.finish();
     f.content

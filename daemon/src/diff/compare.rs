@@ -10,12 +10,12 @@ use super::Diff;
 use super::codec::{Compression, Encoder};
 use super::target;
 use super::walk::{self, Compared, View};
-use crate::content::digest::Algorithm;
 use crate::content::{Content, Digest, Hasher, Writer, WriterOptions};
 use crate::context::Context;
+use crate::digest::Algorithm;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::images::{media, unpack};
 use crate::labels::Labels;
+use crate::media;
 use crate::metadata::Descriptor;
 
 /// What a layer is to be.
@@ -60,7 +60,7 @@ impl Diff {
         };
         let own = options.reference.is_empty();
         let reference = match own {
-            true => format!("diff-{}", unpack::unique()),
+            true => format!("diff-{}", crate::time::unique()),
             false => options.reference.clone(),
         };
         let written = self.write(context, &reference, compression, |output, fast| {
@@ -126,7 +126,7 @@ fn commit(
     mut labels: Labels,
 ) -> Result<(Digest, i64)> {
     let (digest, size) = (writer.digest(), writer.status().offset);
-    let key = unpack::UNCOMPRESSED.to_owned();
+    let key = super::UNCOMPRESSED.to_owned();
     labels.insert(key.clone(), uncompressed.to_string());
     match writer.commit(size, Some(&digest), labels.clone()) {
         Err(error) if error.kind() == Kind::AlreadyExists => {

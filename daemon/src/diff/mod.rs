@@ -17,9 +17,12 @@ use sys::mount::Mount;
 use crate::content::{Content, Digest};
 use crate::context::Context;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::images::media;
+use crate::media;
 use crate::metadata::Descriptor;
 use target::Target;
+
+/// Set on a layer's blob: the digest of what it holds, uncompressed.
+pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 /// Applies layers of the content store, and makes layers there.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::apply::{Applied, apply};
 use super::codec::{self, Encoding};
 use super::target::Target;
-use crate::content::digest::Algorithm;
 use crate::content::{Digest, Hasher};
+use crate::digest::Algorithm;
 use crate::error::{Context, Error, Kind, Result};
 
 const CHUNK: usize = 256 << 10;

@@ -22,12 +22,12 @@ use crate::blocking::blocking;
 use crate::content::Content;
 use crate::error::Result;
 use crate::events::Exchange;
-use crate::metadata::{Read, Store, Table, Tx, leases, now};
+use crate::metadata::{Read, Store, Table, Tx, leases};
 use crate::snapshots::{self, Snapshots};
+use crate::time::now;
 
 pub mod mark;
 pub mod scan;
-pub mod time;
 
 use scan::{Kind, Node};
 

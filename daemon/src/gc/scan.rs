@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mark::Graph;
-use super::time;
 use crate::error::Result;
 use crate::labels::{GC_EXPIRE, GC_FLAT, GC_ROOT, Labels};
 use crate::metadata::changes::Written;
@@ -12,6 +11,7 @@ use crate::metadata::db::decode;
 use crate::metadata::{
     Blob, Container, Image, Ingest, Lease, Read, Sandbox, Snapshot, Table, leases,
 };
+use crate::time;
 
 const REF: &str = "containerd.io/gc.ref.";
 const BACK_REF: &str = "containerd.io/gc.bref.";

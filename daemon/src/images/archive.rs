@@ -8,7 +8,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::media;
 use super::names;
 use super::platform::Platform;
 use super::walk::{Config, Descriptor, Index, Manifest};
@@ -18,6 +17,7 @@ use crate::diff::codec::{self, Compression, Encoder, Encoding};
 use crate::diff::entries::{Entries, Entry, Type};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
 use crate::labels::Labels;
+use crate::media;
 
 /// The longest document of an archive that is read.
 const MAX_DOCUMENT: u64 = 8 << 20;
@@ -273,7 +273,7 @@ impl Import<'_> {
         }
         let writer = encoder.finish()?;
         let (digest, size) = (writer.digest(), writer.status().offset);
-        let labels = [(super::unpack::UNCOMPRESSED.to_owned(), plain.to_string())];
+        let labels = [(crate::diff::UNCOMPRESSED.to_owned(), plain.to_string())];
         match writer.commit(size, None, labels.into()) {
             Err(error) if error.kind() != Kind::AlreadyExists => return Err(error),
             _ => {}

@@ -5,7 +5,6 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::media;
 use super::names;
 use super::platform::Platform;
 use super::walk::{Descriptor, Manifest, Node, select};
@@ -14,6 +13,7 @@ use crate::context::Context;
 use crate::diff::entries::Type;
 use crate::diff::write::{Archive, Header};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
+use crate::media;
 use crate::metadata::Image;
 
 /// What is read of a blob at a time.

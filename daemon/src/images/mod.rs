@@ -4,7 +4,6 @@ pub mod archive;
 pub mod export;
 pub mod fetch;
 pub mod locks;
-pub mod media;
 pub mod names;
 pub mod platform;
 pub mod track;

@@ -22,8 +22,6 @@ use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use sys::mount::Mount;
 use tokio::sync::{Semaphore, oneshot};
@@ -36,15 +34,15 @@ use super::walk::{Config, Descriptor, Manifest, chain_ids};
 use super::work::Work;
 use crate::content::Digest;
 use crate::context::Context;
+use crate::diff::UNCOMPRESSED;
 use crate::diff::pipeline::{self, Feed, Unpacked};
 use crate::diff::target::{self, Target};
 use crate::diff::{Diff, codec, tree};
 use crate::error::{Context as _, Error, Kind, Result, invalid, precondition};
 use crate::labels::{Labels, SNAPSHOT_REF};
 use crate::snapshots::Snapshots;
+use crate::time;
 
-/// Set on a layer's blob: the digest of what it holds, uncompressed.
-pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 /// How much of a blob is read at a time.
 const BUFFER: usize = 256 << 10;
 
@@ -220,7 +218,7 @@ impl Unpacker {
                 snapshots: unpacker.snapshots.clone(),
                 context: unpacker.fetcher.context.clone(),
                 snapshotter: unpacker.snapshotter.clone(),
-                key: format!("extract-{} {chain}", unique()),
+                key: format!("extract-{} {chain}", time::unique()),
                 _work: unpacker.fetcher.work.clone(),
             };
             let labels = Labels::from([(SNAPSHOT_REF.to_owned(), chain)]);
@@ -313,7 +311,7 @@ impl Unpacker {
             snapshots: self.snapshots.clone(),
             context: context.clone(),
             snapshotter: sn.clone(),
-            key: format!("below-{} {}", unique(), layer.chain),
+            key: format!("below-{} {}", time::unique(), layer.chain),
             _work: self.fetcher.work.clone(),
         };
         let mounts = self
@@ -485,12 +483,4 @@ impl Drop for Extraction {
             _ => {}
         }
     }
-}
-
-/// Returns a text that nothing else gets from here.
-pub fn unique() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let nanos = now.map_or(0, |now| now.subsec_nanos());
-    format!("{nanos}-{:04x}", COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::media;
 use super::platform::Platform;
 use crate::content::{Content, Digest};
 use crate::context::Context;
 use crate::error::{Context as _, Error, Kind, Result, invalid};
 use crate::labels::Labels;
+use crate::media;
 use crate::metadata;
 use crate::registry::resolver::MAX_MANIFEST;
 

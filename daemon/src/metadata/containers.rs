@@ -7,12 +7,13 @@ use api_protos::containerd::events::{
     ContainerCreate, ContainerDelete, ContainerUpdate, container_create,
 };
 
-use super::{Container, Read, Store, Table, now};
+use super::{Container, Read, Store, Table};
 use crate::context::Context;
 use crate::error::{Context as _, Error, Kind, Result, already_exists, invalid, not_found};
 use crate::events::Exchange;
 use crate::filter::{self, Fields, Filter};
 use crate::labels;
+use crate::time::now;
 
 /// The fields that an update without a field mask replaces.
 const MUTABLE: [&str; 5] = ["labels", "spec", "extensions", "image", "snapshotkey"];

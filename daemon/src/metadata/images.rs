@@ -6,13 +6,14 @@ use std::sync::Arc;
 use api_protos::containerd::services::images::v1::{ImageCreate, ImageDelete, ImageUpdate};
 use prost_types::Timestamp;
 
-use super::{Image, Read, Store, Table, leases, now};
-use crate::content::Digest;
+use super::{Image, Read, Store, Table, leases};
 use crate::context::Context;
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, already_exists, invalid, not_found};
 use crate::events::Exchange;
 use crate::filter::{self, Fields, Filter};
 use crate::labels;
+use crate::time::now;
 
 /// The images of the store.
 #[derive(Clone, Debug)]

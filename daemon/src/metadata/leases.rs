@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Lease, Read, Store, Table, Tx, now};
-use crate::content::Digest;
+use super::{Lease, Read, Store, Table, Tx};
 use crate::context::Context;
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result, already_exists, invalid, not_found};
 use crate::filter::{self, Fields, Filter};
 use crate::labels::{self, Labels};
+use crate::time::now;
 
 /// The resource type of blobs.
 pub const CONTENT: &str = "content";
@@ -136,7 +137,7 @@ impl Leases {
 
     /// Returns a context with a new lease that is deleted when the guard is dropped, after a day at the latest.
     pub fn guard(&self, context: &Context) -> Result<Guard> {
-        let expire = crate::gc::time::format(now().seconds + 24 * 60 * 60);
+        let expire = crate::time::format(now().seconds + 24 * 60 * 60);
         let labels = Labels::from([(labels::GC_EXPIRE.to_owned(), expire)]);
         let lease = self.create(context, "", labels)?;
         Ok(Guard {

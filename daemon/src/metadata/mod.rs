@@ -39,12 +39,3 @@ pub use records::{
     Blob, Container, Descriptor, Image, Ingest, Lease, Namespace, Sandbox, Snapshot,
 };
 pub use sandboxes::Sandboxes;
-
-use std::time::SystemTime;
-
-use prost_types::Timestamp;
-
-/// Returns the present time.
-pub fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
-}

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Read, Sandbox, Store, Table, now};
+use super::{Read, Sandbox, Store, Table};
 use crate::context::Context;
 use crate::error::{Context as _, Result, already_exists, invalid, not_found};
 use crate::filter::{self, Fields, Filter};
 use crate::labels;
+use crate::time::now;
 
 /// The fields that an update without field paths replaces.
 const MUTABLE: [&str; 4] = ["labels", "extensions", "spec", "runtime"];

@@ -13,7 +13,7 @@ use super::hosts::{Host, Patience, chain};
 use super::request::{self, Ask, refusal};
 use super::resolver::accept;
 use crate::error::{Error, Kind, Result, not_found};
-use crate::images::media;
+use crate::media;
 use crate::metadata::Descriptor;
 
 /// Where the bytes go. That nobody takes them any more ends the fetch without an error of its own.

@@ -9,7 +9,7 @@ use super::hosts::{self, Host, Options, Patience};
 use super::request::{Ask, refusal};
 use crate::content::Digest;
 use crate::error::{Context, Error, Kind, Result, not_found};
-use crate::images::media;
+use crate::media;
 use crate::metadata::Descriptor;
 
 /// The longest manifest or index: nobody has written a longer one in good faith.

@@ -14,7 +14,8 @@ use super::{Snapshots, at, child, find, find_parent, inherited, resource};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result, already_exists, invalid};
 use crate::labels::{self, Labels};
-use crate::metadata::{Read, Snapshot, Table, Tx, leases, now};
+use crate::metadata::{Read, Snapshot, Table, Tx, leases};
+use crate::time::now;
 
 /// A commit that is to be.
 #[derive(Clone, Debug)]

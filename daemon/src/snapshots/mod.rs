@@ -20,7 +20,8 @@ use crate::error::{Error, Kind as ErrorKind, Result, already_exists, invalid, pr
 use crate::events::Exchange;
 use crate::filter::{self, Fields, Filter};
 use crate::labels::{self, Labels, SNAPSHOT_PREFIX, SNAPSHOT_REF};
-use crate::metadata::{Read, Snapshot, Store, Table, Tx, leases, now};
+use crate::metadata::{Read, Snapshot, Store, Table, Tx, leases};
+use crate::time::now;
 use prost_types::Timestamp;
 
 /// The snapshotters, by name; clones share them.

@@ -72,7 +72,7 @@ impl Caller {
         Ok(Exit {
             pid: response.pid,
             status: response.exit_status,
-            at: response.exited_at.unwrap_or_else(crate::metadata::now),
+            at: response.exited_at.unwrap_or_else(crate::time::now),
         })
     }
 

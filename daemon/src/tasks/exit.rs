@@ -31,7 +31,7 @@ impl Exit {
         Self {
             pid: 0,
             status: UNSEEN,
-            at: crate::metadata::now(),
+            at: crate::time::now(),
         }
     }
 

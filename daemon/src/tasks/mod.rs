@@ -137,7 +137,7 @@ impl Tasks {
         let filter = Filter::parse(filters)?;
         let wanted = |shim: &Shim| filter.matches(shim);
         let metric = |task: Task| async move {
-            let timestamp = Some(crate::metadata::now());
+            let timestamp = Some(crate::time::now());
             Ok(Metric {
                 timestamp,
                 id: task.id().to_owned(),

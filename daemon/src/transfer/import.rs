@@ -23,7 +23,7 @@ impl Session {
     pub(super) async fn import(self, incoming: Incoming, store: ImageStore) -> Result<()> {
         let progress = self.progress.clone();
         progress.event("Importing");
-        let unique = format!("import-{}", crate::images::unpack::unique());
+        let unique = format!("import-{}", crate::time::unique());
         let index = self
             .blocking(move |session| {
                 let (content, context) = (&session.parts.content, &session.context);

@@ -177,7 +177,7 @@ mod tests {
         let progress = Progress(Some(sender));
         let track = Track::default();
         let descriptor = Descriptor {
-            media_type: crate::images::media::OCI_LAYER_GZIP.into(),
+            media_type: crate::media::OCI_LAYER_GZIP.into(),
             digest: "sha256:a".into(),
             size: 10,
             ..Descriptor::default()

@@ -12,8 +12,8 @@ use super::remote::Remote;
 use super::store::ImageStore;
 use crate::error::{Context as _, Error, Kind, Result, invalid};
 use crate::images::fetch::{Fetcher, Origin, Source};
-use crate::images::media;
 use crate::images::walk::{Config, Descriptor, Manifest, Node, select};
+use crate::media;
 use crate::registry::Registry;
 
 /// What an image is taken apart with.

@@ -14,8 +14,8 @@ use snapshotter::overlay::{Options as OverlayOptions, Overlay};
 
 use super::store::Unpack;
 use super::*;
-use crate::images::media;
 use crate::images::platform::Platform;
+use crate::media;
 use crate::metadata::Store;
 use crate::registry::hosts::Patience;
 use crate::registry::{Credentials, Options, Secret};

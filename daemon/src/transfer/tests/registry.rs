@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::content::Digest;
 use crate::diff::codec::{Compression, Encoder};
 use crate::diff::write::{Archive, Header};
-use crate::images::media;
+use crate::media;
 
 /// Where the token server answers.
 pub const TOKEN: &str = "/token";

@@ -1,4 +1,21 @@
-//! Times in RFC 3339, as labels hold them.
+//! The present time, and times in RFC 3339, as labels hold them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use prost_types::Timestamp;
+
+/// Returns the present time.
+pub fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+/// Returns a text that is different at each call, for names that nothing else is to get.
+pub fn unique() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let nanos = now().nanos;
+    format!("{nanos}-{:04x}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
 
 /// Returns the time `seconds` after the epoch in RFC 3339, in UTC.
 pub fn format(seconds: i64) -> String {
