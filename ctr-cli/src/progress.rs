@@ -238,6 +238,9 @@ fn bar(item: &Item, columns: usize) -> String {
         item.size
     };
     let complete = ended(&item.event);
+    if name.contains('/') && (complete || total == 0) {
+        return cut(&format!("{name} {}", item.event), columns);
+    }
     let numbers = match (complete, total) {
         (true, _) => bytes(item.size.max(item.done)),
         (false, 0) => bytes(item.done),
@@ -248,11 +251,11 @@ fn bar(item: &Item, columns: usize) -> String {
     } else {
         String::new()
     };
-    let tail = format!(" {:14} {numbers:>19} {rate:>12}", item.event);
-    let room = columns.saturating_sub(26 + tail.chars().count() + 2);
-    let mut line = format!("{name:26}");
-    if room >= 4 {
-        let inner = room - 1;
+    let tail = format!(" {:11} {numbers:>20} {rate:>11}", item.event);
+    let room = columns.saturating_sub(21 + tail.chars().count() + 1);
+    let mut line = format!("{name:21}");
+    if room >= 4 && name.chars().count() <= 21 {
+        let inner = room - 3;
         let part = if complete {
             1.0
         } else {
@@ -265,7 +268,7 @@ fn bar(item: &Item, columns: usize) -> String {
             ""
         };
         let bar = format!("{}{head}", "=".repeat(filled - head.len()));
-        line.push_str(&format!("[{bar:inner$}]"));
+        line.push_str(&format!(" [{bar:inner$}]"));
     }
     cut(&(line + &tail), columns)
 }
@@ -344,13 +347,15 @@ mod tests {
         );
         let line = bar(&half, 100);
         assert!(line.starts_with("layer aaaaaaaaaaaa"), "{line}");
-        for part in ["=>", "downloading", "5.0 MiB/10.0 MiB", "2.5 MiB/s"] {
+        for part in ["=>", " downloading ", "5.0 MiB/10.0 MiB", "2.5 MiB/s"] {
             assert!(line.contains(part), "{part} in {line}");
         }
         for columns in [20, 40, 60, 80, 200] {
             assert!(bar(&half, columns).chars().count() < columns, "{columns}");
         }
-        assert!(bar(&half, 80).contains("2.5 MiB/s"));
+        for part in ["===>", "2.5 MiB/s"] {
+            assert!(bar(&half, 80).contains(part), "{}", bar(&half, 80));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod badinput;
+mod corten;
 mod ctr;
 mod demo;
 mod docker;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use api_protos::any;
@@ -10,7 +9,6 @@ use api_protos::containerd::runc::v1::Options as RuncOptions;
 use api_protos::containerd::services::containers::v1::{
     Container, CreateContainerRequest, container::Runtime,
 };
-use api_protos::containerd::services::leases::v1::DeleteRequest;
 use api_protos::containerd::services::snapshots::v1::PrepareSnapshotRequest;
 use api_protos::containerd::types::Mount;
 use clap::Args;
@@ -21,7 +19,6 @@ use crate::cli::Session;
 use crate::client::{Client, Doing as _};
 use crate::commands::leases;
 use crate::commands::snapshots::Snapshotter;
-use crate::fifo::random;
 use crate::format::parse_labels;
 use crate::spec::{self, SpecOptions, user};
 use crate::{image, platform, unpack};
@@ -77,18 +74,9 @@ pub async fn run(session: &Session, options: Options) -> Result<()> {
 pub async fn create(client: &Client, options: &ContainerOptions) -> Result<Container> {
     let what = || format!("create container {}", options.id);
     // Until the container refers to its snapshot, the lease is what keeps it.
-    let day = Duration::from_secs(24 * 3600);
-    let lease = leases::create(client, format!("corten-{}", random()?), day, &[])
-        .await
-        .with_context(what)?;
-    let result = create_leased(&client.with_lease(&lease)?, options)
-        .await
-        .with_context(what);
-    let request = DeleteRequest {
-        id: lease,
-        sync: false,
-    };
-    let _ = client.leases().delete(request).await;
+    let (leased, lease) = leases::lease(client).await.with_context(what)?;
+    let result = create_leased(&leased, options).await.with_context(what);
+    leases::release(client, lease).await;
     result
 }
 

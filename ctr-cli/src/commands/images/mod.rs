@@ -13,6 +13,7 @@ use api_protos::containerd::services::transfer::v1::TransferRequest;
 use api_protos::containerd::types::transfer::ImageStore;
 use clap::Subcommand;
 
+use super::leases;
 use super::output::print_line;
 use crate::cli::Session;
 use crate::client::Doing as _;
@@ -53,6 +54,26 @@ pub enum Command {
 
 /// Runs a command on images.
 pub async fn run(session: &Session, command: Command) -> Result<()> {
+    if matches!(
+        command,
+        Command::List(_) | Command::Remove { .. } | Command::Tag { .. }
+    ) {
+        return run_with(session, command).await;
+    }
+    // The lease keeps blobs that no image names yet, and makes the namespace: containerd collects the streams of one
+    // that does not exist yet.
+    let (client, lease) = leases::lease(&session.client).await?;
+    let leased = Session {
+        client,
+        fifo_dir: session.fifo_dir.clone(),
+        json: session.json,
+    };
+    let result = run_with(&leased, command).await;
+    leases::release(&session.client, lease).await;
+    result
+}
+
+async fn run_with(session: &Session, command: Command) -> Result<()> {
     match command {
         Command::Pull(options) => pull::run(session, options).await,
         Command::Push(options) => push::run(session, options).await,

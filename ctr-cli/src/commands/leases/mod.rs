@@ -112,3 +112,18 @@ pub async fn create(
         .doing(|| format!("create lease {id}"))?;
     Ok(answer.into_inner().lease.map_or(id, |lease| lease.id))
 }
+
+/// Returns the client with a lease of its own for a task of many calls, to be given to [`release`] at the end.
+pub async fn lease(client: &Client) -> Result<(Client, String)> {
+    let day = Duration::from_secs(24 * 3600);
+    let id = create(client, format!("corten-{}", random()?), day, &[]).await?;
+    Ok((client.with_lease(&id)?, id))
+}
+
+/// Gives a lease back; one that cannot be given back expires.
+pub async fn release(client: &Client, id: String) {
+    let _ = client
+        .leases()
+        .delete(DeleteRequest { id, sync: false })
+        .await;
+}
