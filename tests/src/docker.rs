@@ -85,6 +85,8 @@ pub struct Setup {
     pub config: Value,
     /// Whether it is bookworm's instead of sid's.
     pub old: bool,
+    /// Whether it trusts the certificate that the fixture makes as `tls.crt`, for 10.9.9.9.
+    pub trusting: bool,
 }
 
 impl Setup {
@@ -95,12 +97,19 @@ impl Setup {
             network: false,
             config: json!({}),
             old: false,
+            trusting: false,
         }
     }
 
     /// Gives the containers networks.
     pub fn with_network(mut self) -> Setup {
         self.network = true;
+        self
+    }
+
+    /// Makes it trust a certificate of the fixture's.
+    pub fn trusting(mut self) -> Setup {
+        self.trusting = true;
         self
     }
 
@@ -117,8 +126,10 @@ pub struct Dockerd {
     /// The container daemon below.
     pub daemon: Daemon,
     setup: Setup,
-    docker: DockerPeers,
+    /// The programs it was started from.
+    pub docker: DockerPeers,
     child: Option<Child>,
+    registries: Vec<Child>,
 }
 
 impl Dockerd {
@@ -130,6 +141,7 @@ impl Dockerd {
             setup,
             docker: docker.clone(),
             child: None,
+            registries: Vec::new(),
         };
         dockerd.lay_out();
         dockerd.spawn();
@@ -208,6 +220,31 @@ impl Dockerd {
         self.spawn();
     }
 
+    /// Starts a registry in dockerd's network, with these lines at the end of its configuration, and waits until it listens.
+    pub fn serve_registry(&mut self, address: &str, more: &str) {
+        let folder = self.daemon.folder();
+        let config = folder.join(format!("registry-{}.yml", self.registries.len()));
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: '{address}'\n{more}",
+            config.with_extension("data").display()
+        );
+        fs::write(&config, text).expect("write the configuration");
+        let log = File::create(config.with_extension("log")).expect("make the log");
+        let registry = self
+            .daemon
+            .command("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("duplicate a descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("start docker-registry");
+        self.registries.push(registry);
+        let (host, port) = address.split_once(':').expect("a host and a port");
+        self.ok(&format!("eventually bash -c ': </dev/tcp/{host}/{port}'"));
+    }
+
     /// Makes the folders, the links to the programs and the files of configuration.
     fn lay_out(&self) {
         let folder = self.daemon.folder();
@@ -233,6 +270,14 @@ impl Dockerd {
         let cli = json!({"cliPluginsExtraDirs": [plugins]});
         fs::write(folder.join("cli/config.json"), cli.to_string())
             .expect("write the configuration");
+        if self.setup.trusting {
+            let mut openssl = Command::new("openssl");
+            openssl
+                .args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests".split(' '))
+                .args("-addext subjectAltName=IP:10.9.9.9 -out tls.crt -keyout tls.key".split(' '))
+                .current_dir(folder);
+            command::run(&mut openssl).ok();
+        }
         fs::write(folder.join("daemon.json"), self.configuration().to_string())
             .expect("write the configuration");
     }
@@ -292,11 +337,16 @@ impl Dockerd {
             .open(self.daemon.folder().join("dockerd.log"))
             .expect("open the log");
         let program = self.daemon.folder().join("bin/dockerd");
+        let certificate = self.daemon.folder().join("tls.crt");
+        let trusted = certificate
+            .exists()
+            .then_some(("SSL_CERT_FILE", certificate));
         let mut command = self.command(&program.display().to_string());
         command
             .arg("--config-file")
             .arg(self.daemon.folder().join("daemon.json"))
             .env_remove("DOCKER_HOST")
+            .envs(trusted)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate a descriptor"))
             .stderr(log)
@@ -325,7 +375,12 @@ impl Drop for Dockerd {
             eprintln!("--- log of dockerd, its last lines\n{}", tail(&self.log()));
         }
         // Killed, not asked: asked, it would first wait for its containers, which end with the daemon's fixture.
-        if let Some(mut child) = self.child.take() {
+        for mut child in self
+            .child
+            .take()
+            .into_iter()
+            .chain(self.registries.drain(..))
+        {
             let _ = child.kill();
             let _ = child.wait();
         }
