@@ -16,7 +16,7 @@ const FILES: &[(&str, &str)] = &[
         "FROM busybox AS first\nARG WHO=nobody\nRUN echo for $WHO >/made\nRUN --mount=type=tmpfs,target=/scratch touch /scratch/x\n\
          FROM busybox AS unused\nRUN false\n\
          FROM busybox\nWORKDIR /app\nCOPY --from=first /made .\nCOPY --chown=1000:1000 --chmod=640 data data\nENV A=b\nUSER user\n\
-         LABEL made=here\nEXPOSE 80\nVOLUME /v\nENTRYPOINT [\"/bin/sh\", \"-c\"]\nCMD [\"cat made; ls -l data; id -un; echo $A\"]\n",
+         LABEL made=here\nEXPOSE 80\nVOLUME /v\nENTRYPOINT [\"/bin/sh\", \"-c\"]\nCMD [\"cat made; ls -l data | cut -c1-40; id -un; echo $A\"]\n",
     ),
     ("stages/data", "data\n"),
     ("stages/.dockerignore", "ignored\n"),
@@ -43,7 +43,7 @@ const FILES: &[(&str, &str)] = &[
     ("wrong/Dockerfile", "FROM busybox\nRUM true\n"),
     (
         "confined/Dockerfile",
-        "FROM busybox\nRUN grep -E '^(Cap|Seccomp|NoNewPrivs)' /proc/self/status >/status; sed s/lowerdir=.*// /proc/mounts | grep -v -e resolv -e hosts >/mounts; ulimit -n >/files\nUSER 1000\nRUN id >/tmp/id; touch /no || true\n",
+        "FROM busybox\nRUN grep -E '^(Cap|Seccomp|NoNewPrivs)' /proc/self/status >/status; sed s/lowerdir=.*// /proc/mounts | grep -v -e resolv -e hosts -e cgroup >/mounts; ulimit -n >/files\nUSER 1000\nRUN id >/tmp/id; touch /no || true\n",
     ),
     ("many/Dockerfile", "FROM busybox\n"),
 ];

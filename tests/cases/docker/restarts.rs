@@ -77,8 +77,10 @@ fn deaths(dockerd: &mut Dockerd) -> Vec<Step> {
 
 #[test]
 fn containers_live_through_every_death_on_the_graph_driver() {
-    let setup = Setup::new(Store::Overlay2).with("live-restore", json!(true));
-    same_on_both(&setup, deaths);
+    if long_or_skip() {
+        let setup = Setup::new(Store::Overlay2).with("live-restore", json!(true));
+        same_on_both(&setup, deaths);
+    }
 }
 
 #[test]
