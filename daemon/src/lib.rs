@@ -7,6 +7,7 @@ pub mod blocking;
 pub mod config;
 pub mod content;
 pub mod context;
+pub mod cri;
 pub mod diff;
 pub mod digest;
 pub mod error;
