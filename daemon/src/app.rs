@@ -22,6 +22,7 @@ use crate::authority::Named;
 use crate::config::Config;
 use crate::content::Content;
 use crate::context::NAMESPACE_HEADER;
+use crate::cri::{self, Cri};
 use crate::diff::Diff;
 use crate::error::{Error, Result};
 use crate::events::Exchange;
@@ -46,6 +47,7 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 const CONTENT: &str = "io.containerd.content.v1";
+const CRI: &str = "io.containerd.cri.v1";
 const DIFFER: &str = "io.containerd.differ.v1";
 const EVENT: &str = "io.containerd.event.v1";
 const GC: &str = "io.containerd.gc.v1";
@@ -74,6 +76,7 @@ pub struct App {
     /// What the services are made from.
     pub parts: Parts,
     services: RoutesBuilder,
+    cri: Option<Arc<Cri>>,
     _lock: Lock,
 }
 
@@ -179,10 +182,14 @@ pub fn build(config: &Config) -> Result<App> {
             .requires(&[LEASE, METADATA, DIFFER]),
     );
 
-    let services = serve(config, &parts, plugins)?;
+    let settings = transfer::Config::read(config.plugins.get(transfer::config::PLUGIN))?;
+    let transfer = parts.transfer(settings);
+    let cri = cri(config, &parts, &transfer, &mut plugins);
+    let services = serve(config, &parts, transfer, cri.clone(), plugins)?;
     Ok(App {
         parts,
         services,
+        cri,
         _lock: lock,
     })
 }
@@ -253,8 +260,65 @@ fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<
     backends
 }
 
+/// Returns CRI, unless it is disabled; if it cannot be had, that is in the plugin table, and the rest goes on.
+fn cri(
+    config: &Config,
+    parts: &Parts,
+    transfer: &Transfer,
+    plugins: &mut Plugins,
+) -> Option<Arc<Cri>> {
+    let off = |uri: &String| [cri::config::PLUGIN, "cri"].contains(&uri.as_str());
+    if config.disabled.iter().any(off) {
+        return None;
+    }
+    let mut unknown = Vec::new();
+    let made = cri::config::Config::read(&config.plugins, &mut unknown).and_then(|settings| {
+        let (root, state) = (&config.root, &config.state);
+        let parts = cri::Parts {
+            events: parts.events.clone(),
+            content: parts.content.clone(),
+            images: parts.images.clone(),
+            containers: parts.containers.clone(),
+            sandboxes: parts.sandboxes.clone(),
+            leases: parts.leases.clone(),
+            snapshots: parts.snapshots.clone(),
+            collector: parts.collector.clone(),
+            tasks: parts.tasks.clone(),
+            transfer: transfer.clone(),
+            version: services::version::VERSION,
+        };
+        Cri::new(parts, settings, root, state)
+    });
+    for key in unknown {
+        tracing::warn!(key, "unknown configuration key");
+    }
+    let images = Plugin::new(CRI, "images").requires(&[METADATA, SNAPSHOTTER, TRANSFER]);
+    let runtime = Plugin::new(CRI, "runtime")
+        .native()
+        .requires(&[RUNTIME, SANDBOX_STORE]);
+    match made {
+        Ok(made) => {
+            plugins.record(images);
+            plugins.record(runtime);
+            Some(Arc::new(made))
+        }
+        Err(error) => {
+            tracing::error!("start CRI: {error:#}");
+            plugins.record(images.failed(&error));
+            plugins.record(runtime.failed(&error));
+            None
+        }
+    }
+}
+
 /// Makes the gRPC services, introspection last: it reports all others.
-fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuilder> {
+fn serve(
+    config: &Config,
+    parts: &Parts,
+    transfer: Transfer,
+    cri: Option<Arc<Cri>>,
+    plugins: Plugins,
+) -> Result<RoutesBuilder> {
     let limit = config.max_message;
     let mut services = Services {
         routes: RoutesBuilder::default(),
@@ -291,14 +355,19 @@ fn serve(config: &Config, parts: &Parts, plugins: Plugins) -> Result<RoutesBuild
     let streams = Streams::default();
     let streaming = services::streaming::server(streams.clone());
     services.add("streaming", &[STREAMING], limited!(streaming, limit));
-    let transfer = transfer::Config::read(config.plugins.get(transfer::config::PLUGIN))?;
-    let transfer = services::transfer::server(parts.transfer(transfer), streams);
+    let transfer = services::transfer::server(transfer, streams);
     services.add(
         "transfer",
         &[TRANSFER, STREAMING],
         limited!(transfer, limit),
     );
     services.add("version", &[], services::version::server());
+    if let Some(cri) = cri {
+        let runtime = cri::service::runtime_server(cri.clone());
+        services.add("cri", &[CRI], limited!(runtime, limit));
+        let images = cri::service::image_server(cri);
+        services.routes.add_service(limited!(images, limit));
+    }
 
     services.plugins.record(Plugin::new(GRPC, "introspection"));
     let plugins = Arc::new(services.plugins);
@@ -320,7 +389,11 @@ impl App {
                 tracing::error!("take events of shims: {error}");
             }
         });
-        self.parts.tasks.reload(&self.parts.sandboxes).await
+        self.parts.tasks.reload(&self.parts.sandboxes).await?;
+        match &self.cri {
+            Some(cri) => cri.start().await,
+            None => Ok(()),
+        }
     }
 
     /// Serves gRPC on `listener` until `shutdown` is ready and what was being answered by then is.

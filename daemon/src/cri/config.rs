@@ -252,7 +252,10 @@ impl Config {
             &mut self.tolerate_missing_hugetlb,
             written.tolerate_missing_hugetlb_controller,
         );
-        set(&mut self.disable_hugetlb, written.disable_hugetlb_controller);
+        set(
+            &mut self.disable_hugetlb,
+            written.disable_hugetlb_controller,
+        );
         set(
             &mut self.netns_under_state,
             written.netns_mounts_under_state_dir,
@@ -541,7 +544,9 @@ mod tests {
         let crun = config.runtime("").unwrap();
         assert!(crun.systemd_cgroup);
         assert_eq!(config.snapshotter_of(crun), "native");
-        let options: Options = any::unpack(crun.options.as_ref().unwrap()).unwrap().unwrap();
+        let options: Options = any::unpack(crun.options.as_ref().unwrap())
+            .unwrap()
+            .unwrap();
         assert_eq!(options.binary_name, "/usr/bin/crun");
         assert!(config.runtime("kata").is_err());
     }

@@ -140,7 +140,11 @@ mod tests {
                 drop_capabilities: owned(drop),
                 ..Capability::default()
             };
-            assert_eq!(apply(Some(&asked), &named(u64::MAX)), wanted, "{add:?} {drop:?}");
+            assert_eq!(
+                apply(Some(&asked), &named(u64::MAX)),
+                wanted,
+                "{add:?} {drop:?}"
+            );
         }
         assert_eq!(apply(None, &[]), DEFAULT);
     }

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::mounts::{self, Bind};
 use super::user::User;
-use super::{Host, ImageConfig, OCI_VERSION, Seccomp, annotations, capabilities, process, resources};
+use super::{
+    Host, ImageConfig, OCI_VERSION, Seccomp, annotations, capabilities, process, resources,
+};
 use crate::cri::config::{Config, Runtime};
 use crate::error::{Result, invalid};
 
@@ -166,7 +168,9 @@ impl Container<'_> {
         let huge_pages = !self.settings.disable_hugetlb;
         let mut limits = resources::limits(&asked, self.host, huge_pages);
         let all = match security.privileged {
-            true => !self.runtime.privileged_without_host_devices || self.runtime.all_devices_allowed,
+            true => {
+                !self.runtime.privileged_without_host_devices || self.runtime.all_devices_allowed
+            }
             false => false,
         };
         let rules = match all {
@@ -275,7 +279,9 @@ mod tests {
 
     fn namespace(spec: &Value, kind: &str) -> Option<Value> {
         let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
-        let found = namespaces.iter().find(|namespace| namespace["type"] == kind);
+        let found = namespaces
+            .iter()
+            .find(|namespace| namespace["type"] == kind);
         found.map(|namespace| namespace["path"].clone())
     }
 
@@ -316,7 +322,10 @@ mod tests {
         assert_eq!(linux["seccomp"], Value::Null);
         assert_eq!(linux["maskedPaths"], Value::Null);
         assert_eq!(linux["devices"][0]["path"], "/dev/x");
-        assert_eq!(linux["resources"]["devices"], json!([{"allow": true, "access": "rwm"}]));
+        assert_eq!(
+            linux["resources"]["devices"],
+            json!([{"allow": true, "access": "rwm"}])
+        );
         let held = &spec["process"]["capabilities"]["bounding"];
         assert_eq!(held, &json!(["CAP_CHOWN", "CAP_SYS_ADMIN"]));
         let sys = &spec["mounts"][4];
@@ -380,7 +389,10 @@ mod tests {
                 {"allow": true, "type": "c", "major": 3, "minor": 4, "access": "rw"},
             ])
         );
-        assert_eq!(linux["devices"], json!([{"path": "/dev/y", "type": "c", "major": 3, "minor": 4}]));
+        assert_eq!(
+            linux["devices"],
+            json!([{"path": "/dev/y", "type": "c", "major": 3, "minor": 4}])
+        );
         assert_eq!(spec["root"]["readonly"], true);
         assert_eq!(spec["process"]["noNewPrivileges"], true);
     }

@@ -182,7 +182,15 @@ mod tests {
         let mounts = compose(system(false), binds).unwrap();
         assert_eq!(
             destinations(&mounts),
-            ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/data", "/sys/", "/data/deep"]
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/dev/mqueue",
+                "/data",
+                "/sys/",
+                "/data/deep"
+            ]
         );
         assert_eq!(mounts[4]["options"], json!(["rbind", "rprivate", "ro"]));
         let dev = compose(system(false), vec![Bind::new("/dev", "/dev", false)]).unwrap();
@@ -223,7 +231,12 @@ mod tests {
 
     #[test]
     fn paths_are_cleaned() {
-        for (path, wanted) in [("/a//b/", "/a/b"), ("a/./b/../c", "/a/c"), ("/..", "/"), ("", "/")] {
+        for (path, wanted) in [
+            ("/a//b/", "/a/b"),
+            ("a/./b/../c", "/a/c"),
+            ("/..", "/"),
+            ("", "/"),
+        ] {
             assert_eq!(clean(path), wanted);
         }
     }

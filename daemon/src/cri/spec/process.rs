@@ -113,7 +113,13 @@ mod tests {
         };
         assert_eq!(
             env(&config, &image, "h"),
-            ["PATH=/i", "TERM=xterm", "HOSTNAME=h", "A=container", "B=image"]
+            [
+                "PATH=/i",
+                "TERM=xterm",
+                "HOSTNAME=h",
+                "A=container",
+                "B=image"
+            ]
         );
     }
 }

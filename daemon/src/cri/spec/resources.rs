@@ -6,7 +6,11 @@ use serde_json::{Map, Value, json};
 use super::Host;
 
 /// Returns the limits that `asked` stands for; zero is no limit.
-pub fn limits(asked: &LinuxContainerResources, host: &Host, huge_pages: bool) -> Map<String, Value> {
+pub fn limits(
+    asked: &LinuxContainerResources,
+    host: &Host,
+    huge_pages: bool,
+) -> Map<String, Value> {
     let mut limits = Map::new();
     let mut cpu = Map::new();
     for (key, value) in [
@@ -24,7 +28,10 @@ pub fn limits(asked: &LinuxContainerResources, host: &Host, huge_pages: bool) ->
         }
     }
     let mut memory = Map::new();
-    let (limit, mut swap) = (asked.memory_limit_in_bytes, asked.memory_swap_limit_in_bytes);
+    let (limit, mut swap) = (
+        asked.memory_limit_in_bytes,
+        asked.memory_swap_limit_in_bytes,
+    );
     if limit != 0 {
         memory.insert("limit".into(), limit.into());
         if swap == 0 {
@@ -58,7 +65,10 @@ pub fn merge(current: &mut LinuxContainerResources, asked: &LinuxContainerResour
         (&mut current.cpu_period, asked.cpu_period),
         (&mut current.cpu_quota, asked.cpu_quota),
         (&mut current.cpu_shares, asked.cpu_shares),
-        (&mut current.memory_limit_in_bytes, asked.memory_limit_in_bytes),
+        (
+            &mut current.memory_limit_in_bytes,
+            asked.memory_limit_in_bytes,
+        ),
         (
             &mut current.memory_swap_limit_in_bytes,
             asked.memory_swap_limit_in_bytes,
@@ -107,10 +117,22 @@ mod tests {
         let plain = Host::default();
         for (asked, host, wanted) in [
             (memory(0, 0), &with_swap, json!({})),
-            (memory(9, 0), &with_swap, json!({"memory": {"limit": 9, "swap": 9}})),
-            (memory(9, 20), &with_swap, json!({"memory": {"limit": 9, "swap": 20}})),
+            (
+                memory(9, 0),
+                &with_swap,
+                json!({"memory": {"limit": 9, "swap": 9}}),
+            ),
+            (
+                memory(9, 20),
+                &with_swap,
+                json!({"memory": {"limit": 9, "swap": 20}}),
+            ),
             (memory(9, 20), &plain, json!({"memory": {"limit": 9}})),
-            (cpu, &plain, json!({"cpu": {"quota": -1, "shares": 512, "cpus": "0-1"}})),
+            (
+                cpu,
+                &plain,
+                json!({"cpu": {"quota": -1, "shares": 512, "cpus": "0-1"}}),
+            ),
         ] {
             assert_eq!(Value::from(limits(&asked, host, true)), wanted);
         }

@@ -98,7 +98,8 @@ impl Sandbox<'_> {
     }
 
     fn env(&self) -> Vec<String> {
-        let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+        let mut env =
+            vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
         env.extend(self.image.env.clone());
         env
     }

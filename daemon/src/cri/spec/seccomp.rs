@@ -73,7 +73,10 @@ const BY_CAPABILITY: [(&str, &str); 13] = [
         "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
     ),
     ("CAP_SYS_RAWIO", "iopl ioperm"),
-    ("CAP_SYS_TIME", "settimeofday stime clock_settime clock_settime64"),
+    (
+        "CAP_SYS_TIME",
+        "settimeofday stime clock_settime clock_settime64",
+    ),
     ("CAP_SYS_TTY_CONFIG", "vhangup"),
     (
         "CAP_SYS_NICE",
@@ -113,7 +116,9 @@ pub fn default_profile<S: AsRef<str>>(capabilities: &[S]) -> Value {
     }
     calls.push(match std::env::consts::ARCH {
         "x86_64" => allow("arch_prctl modify_ldt"),
-        "aarch64" => allow("arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls"),
+        "aarch64" => allow(
+            "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls",
+        ),
         "riscv64" => allow("riscv_flush_icache riscv_hwprobe"),
         _ => allow(""),
     });
@@ -128,7 +133,11 @@ pub fn default_profile<S: AsRef<str>>(capabilities: &[S]) -> Value {
         // C libraries fall back to clone if clone3 is unknown, but not if it is forbidden.
         calls.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": NOSYS}));
     }
-    calls.retain(|call| call["names"].as_array().is_some_and(|names| !names.is_empty()));
+    calls.retain(|call| {
+        call["names"]
+            .as_array()
+            .is_some_and(|names| !names.is_empty())
+    });
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "architectures": architectures(),

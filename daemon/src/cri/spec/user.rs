@@ -126,7 +126,11 @@ fn number(text: &str) -> Result<Option<u32>> {
     }
     let plain = digits.len() == text.len();
     let number = text.parse::<i64>().ok().filter(|_| plain);
-    let number = number.ok_or_else(|| invalid(format!("uids and gids must be in range 0-{MAX_ID}: {text:?}")))?;
+    let number = number.ok_or_else(|| {
+        invalid(format!(
+            "uids and gids must be in range 0-{MAX_ID}: {text:?}"
+        ))
+    })?;
     checked(number).map(Some)
 }
 

@@ -1,0 +1,437 @@
+//! CreateContainer: a snapshot, a specification and a record; nothing runs yet.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use api_protos::runtime::v1::{
+    ContainerConfig, ContainerEventType, CreateContainerRequest, Mount as Asked, MountPropagation,
+    NamespaceMode, PodSandboxConfig, SupplementalGroupsPolicy,
+};
+use serde_json::Value;
+
+use crate::blocking::blocking;
+use crate::cri::config::Runtime;
+use crate::cri::image::Found;
+use crate::cri::rootfs::{self, Volume};
+use crate::cri::spec::container::{Container as Spec, security};
+use crate::cri::spec::mounts::{Bind, clean};
+use crate::cri::spec::sandbox::namespace_mode;
+use crate::cri::spec::user::{self, User};
+use crate::cri::store::{Container, ContainerRecord, Pod, Status, Store};
+use crate::cri::{Cri, host, launch, nanoseconds, new_id, profile};
+use crate::error::{Context as _, Error, Kind, Result, invalid};
+
+/// Creates a container and returns its id.
+pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<String> {
+    let pod = cri.store.pod(&request.pod_sandbox_id)?;
+    let config = request
+        .config
+        .ok_or_else(|| invalid("container config is required"))?;
+    let metadata = config
+        .metadata
+        .clone()
+        .ok_or_else(|| invalid("container config must include metadata"))?;
+    let of_pod = match request.sandbox_config {
+        Some(config) => config,
+        None => pod.config(),
+    };
+    let pod_metadata = of_pod
+        .metadata
+        .clone()
+        .ok_or_else(|| invalid("pod sandbox config must include metadata"))?;
+    refuse(&config)?;
+    if !pod.record().ready {
+        return Err(not_running(&pod.id));
+    }
+    let id = new_id()?;
+    let name = format!(
+        "{}_{}_{}_{}_{}",
+        metadata.name,
+        pod_metadata.name,
+        pod_metadata.namespace,
+        pod_metadata.uid,
+        metadata.attempt
+    );
+    let reserved = cri.store.reserve(&name, &id)?;
+    let wanted = config.image.clone().unwrap_or_default();
+    let image = cri.library.find(&wanted.image).await;
+    let image = image.context(|| format!("failed to resolve image {:?}", wanted.image))?;
+    let making = Making {
+        cri,
+        pod: &pod,
+        of_pod: &of_pod,
+        config: &config,
+        image: &image,
+        id: &id,
+        name: &name,
+    };
+    match making.make().await {
+        Ok(container) => {
+            reserved.keep();
+            cri.store.add_container(container);
+            cri.tell(&id, &pod, ContainerEventType::ContainerCreatedEvent);
+            Ok(id)
+        }
+        Err(error) => {
+            let snapshotter = making
+                .runtime()
+                .map(|runtime| cri.config.snapshotter_of(runtime));
+            let snapshotter = snapshotter.unwrap_or(&cri.config.snapshotter);
+            if let Err(left) = launch::erase(cri, &id, snapshotter).await {
+                tracing::warn!(id, "clean up a container that could not be made: {left:#}");
+            }
+            let (folders, removed) = (cri.folders.clone(), id.clone());
+            if let Err(left) = blocking(move || folders.remove_container(&removed)).await {
+                tracing::warn!(id, "clean up a container that could not be made: {left:#}");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Returns the error of a pod that has no running sandbox.
+pub fn not_running(pod: &str) -> Error {
+    let message = format!("sandbox container {pod:?} is not running");
+    Error::new(Kind::Unknown, message)
+}
+
+/// Refuses what is not there to be had, rather than making a container that is something else.
+fn refuse(config: &ContainerConfig) -> Result<()> {
+    let unsupported = |what: &str| Err(Error::new(Kind::Unimplemented, what));
+    if !config.cdi_devices.is_empty() {
+        return unsupported("devices by CDI are not supported");
+    }
+    let image_mount = |mount: &Asked| {
+        mount
+            .image
+            .as_ref()
+            .is_some_and(|image| !image.image.is_empty())
+    };
+    if config.mounts.iter().any(image_mount) {
+        return unsupported("mounts of images are not supported");
+    }
+    let options = security(config).namespace_options.unwrap_or_default();
+    if let Some(userns) = options.userns_options
+        && userns.mode() == NamespaceMode::Pod
+    {
+        return unsupported("user namespaces for pods are not supported");
+    }
+    Ok(())
+}
+
+/// A container that is being made.
+struct Making<'a> {
+    cri: &'a Arc<Cri>,
+    pod: &'a Pod,
+    of_pod: &'a PodSandboxConfig,
+    config: &'a ContainerConfig,
+    image: &'a Found,
+    id: &'a str,
+    name: &'a str,
+}
+
+impl Making<'_> {
+    fn runtime(&self) -> Result<&Runtime> {
+        self.cri.config.runtime(&self.pod.record().handler)
+    }
+
+    async fn make(&self) -> Result<Arc<Container>> {
+        let cri = self.cri;
+        let runtime = self.runtime()?;
+        let snapshotter = cri.config.snapshotter_of(runtime);
+        let leases = cri.parts.leases.clone();
+        let context = cri.store.context.clone();
+        let lease = blocking(move || leases.guard(&context)).await?;
+        let chain = &self.image.details.chain;
+        let mounts = launch::snapshot(cri, lease.context(), snapshotter, self.id, chain).await?;
+        let volumes = self.volumes();
+        let files = {
+            let (scratch, volumes) = (cri.folders.state().to_owned(), volumes.clone());
+            blocking(move || rootfs::inspect(&mounts, &scratch, &volumes)).await?
+        };
+        let user = self.user(&files)?;
+        let binds = {
+            let (mounts, own) = (self.config.mounts.clone(), self.own_binds(&volumes));
+            blocking(move || Ok([own, binds(&mounts)?].concat())).await?
+        };
+        let spec = self.spec(runtime, user, binds)?;
+        let record = self.record(snapshotter);
+        let linux = self.config.linux.clone().unwrap_or_default();
+        let status = Status {
+            resources: linux.resources.unwrap_or_default(),
+            ..Status::default()
+        };
+        let of_image = &self.image.details.config.labels;
+        launch::record(
+            cri,
+            launch::Record {
+                id: self.id,
+                image: &self.image_name(),
+                runtime,
+                snapshotter,
+                labels: launch::labels(&self.config.labels, of_image, "container"),
+                extensions: Store::extensions(&record, &status),
+                spec: &spec,
+                sandbox: &self.pod.id,
+            },
+        )
+        .await?;
+        blocking(move || Ok(drop(lease))).await?;
+        let io = cri.io(self.id, &record);
+        Ok(Container::new(self.id, record, status, io))
+    }
+
+    fn image_name(&self) -> String {
+        let tags = self.image.tags();
+        tags.first()
+            .cloned()
+            .unwrap_or_else(|| self.image.image_ref())
+    }
+
+    fn record(&self, snapshotter: &str) -> ContainerRecord {
+        let (folder, path) = (&self.of_pod.log_directory, &self.config.log_path);
+        let log = match folder.is_empty() || path.is_empty() {
+            true => PathBuf::new(),
+            false => Path::new(folder).join(path),
+        };
+        ContainerRecord {
+            name: self.name.to_owned(),
+            pod: self.pod.id.clone(),
+            config: Some(self.config.clone()),
+            image: self.image.details.id.clone(),
+            image_ref: self.image.image_ref(),
+            log: log.to_string_lossy().into_owned(),
+            stop_signal: self.image.details.config.stop_signal.clone(),
+            created_at: nanoseconds(),
+            snapshotter: snapshotter.to_owned(),
+        }
+    }
+
+    /// Returns the volumes of the image that nothing else is mounted on.
+    fn volumes(&self) -> Vec<Volume> {
+        if self.cri.config.ignore_image_volumes {
+            return Vec::new();
+        }
+        let folder = self.cri.folders.container(self.id).join("volumes");
+        let paths = self.image.details.config.volumes.keys();
+        paths
+            .filter(|path| !self.mounted(path))
+            .enumerate()
+            .map(|(number, path)| Volume {
+                path: clean(path),
+                folder: folder.join(number.to_string()),
+            })
+            .collect()
+    }
+
+    fn mounted(&self, path: &str) -> bool {
+        let mut mounts = self.config.mounts.iter();
+        mounts.any(|mount| clean(&mount.container_path) == clean(path))
+    }
+
+    /// Returns the pod's files and the image's volumes, where nothing else is mounted.
+    fn own_binds(&self, volumes: &[Volume]) -> Vec<Bind> {
+        let pod = self.cri.folders.pod(&self.pod.id);
+        let file = |name: &str| pod.join(name).to_string_lossy().into_owned();
+        let shm = match namespace_mode(self.of_pod, |options| options.ipc) {
+            NamespaceMode::Node => "/dev/shm".into(),
+            _ => self
+                .cri
+                .folders
+                .shm(&self.pod.id)
+                .to_string_lossy()
+                .into_owned(),
+        };
+        let readonly = security(self.config).readonly_rootfs;
+        let own = [
+            (file("hostname"), "/etc/hostname", readonly),
+            (file("hosts"), "/etc/hosts", readonly),
+            (file("resolv.conf"), "/etc/resolv.conf", readonly),
+            (shm, "/dev/shm", false),
+        ];
+        let own = own.into_iter().filter(|(_, path, _)| !self.mounted(path));
+        let own = own.map(|(source, path, readonly)| Bind::new(source, path, readonly));
+        let volumes = volumes
+            .iter()
+            .map(|volume| Bind::new(volume.folder.to_string_lossy(), &volume.path, false));
+        own.chain(volumes).collect()
+    }
+
+    fn user(&self, files: &user::Files) -> Result<User> {
+        let security = security(self.config);
+        let asked = user::requested(
+            &security.run_as_username,
+            security.run_as_user.map(|id| id.value),
+            security.run_as_group.map(|id| id.value),
+        )?;
+        let asked = match asked.as_str() {
+            "" => self.image.details.config.user.as_str(),
+            asked => asked,
+        };
+        let merge = security.supplemental_groups_policy() == SupplementalGroupsPolicy::Merge;
+        user::resolve(asked, files, merge, &security.supplemental_groups)
+    }
+
+    fn spec(&self, runtime: &Runtime, user: User, binds: Vec<Bind>) -> Result<Value> {
+        let security = security(self.config);
+        let privileged = security.privileged;
+        #[allow(deprecated)]
+        let (seccomp_path, apparmor_path) =
+            (&security.seccomp_profile_path, &security.apparmor_profile);
+        let seccomp = security
+            .seccomp
+            .clone()
+            .or_else(|| profile::from_path(seccomp_path));
+        let apparmor = security
+            .apparmor
+            .clone()
+            .or_else(|| profile::from_path(apparmor_path));
+        let pod_pid = self.pod.record().pid;
+        Spec {
+            id: self.id,
+            pod_id: &self.pod.id,
+            pod_pid,
+            target_pid: self.target().map(|target| target.unwrap_or(pod_pid))?,
+            config: self.config,
+            pod: self.of_pod,
+            image: &self.image.details.config,
+            image_name: &self.image_name(),
+            runtime,
+            settings: &self.cri.config,
+            host: &self.cri.host,
+            devices: self.devices(&user)?,
+            user,
+            binds,
+            seccomp: profile::seccomp(seccomp.as_ref(), privileged)?,
+            apparmor: profile::apparmor(apparmor.as_ref(), privileged)?,
+        }
+        .spec()
+    }
+
+    /// Returns the process whose PID namespace is joined, if it is not the pod's.
+    fn target(&self) -> Result<Option<u32>> {
+        let options = security(self.config).namespace_options.unwrap_or_default();
+        if options.pid() != NamespaceMode::Target {
+            return Ok(None);
+        }
+        let target = self.cri.store.container(&options.target_id);
+        let target = target.context(|| "invalid target container")?;
+        if target.record.pod != self.pod.id {
+            return Err(invalid(format!(
+                "invalid target container: {:?} belongs to another sandbox",
+                target.id
+            )));
+        }
+        match target.state().pid() {
+            Some(pid) => Ok(Some(pid)),
+            None => Err(invalid(format!(
+                "invalid target container: {:?} is not running",
+                target.id
+            ))),
+        }
+    }
+
+    fn devices(&self, user: &User) -> Result<Vec<Value>> {
+        let mut devices = Vec::new();
+        for asked in &self.config.devices {
+            let path = Path::new(&asked.host_path);
+            devices.extend(host::devices(
+                path,
+                &asked.container_path,
+                &asked.permissions,
+            )?);
+        }
+        if self.cri.config.device_ownership {
+            for device in &mut devices {
+                device["uid"] = user.uid.into();
+                device["gid"] = user.gid.into();
+            }
+        }
+        Ok(devices)
+    }
+}
+
+/// Returns what CRI asks to mount, with every source found, or made if it is missing.
+fn binds(asked: &[Asked]) -> Result<Vec<Bind>> {
+    let mut binds = Vec::new();
+    for mount in asked {
+        let source = Path::new(&mount.host_path);
+        if !source.exists() {
+            std::fs::create_dir_all(source).context(|| format!("failed to mkdir {source:?}"))?;
+        }
+        let source = source
+            .canonicalize()
+            .context(|| format!("failed to resolve symlink {source:?}"))?;
+        let propagation = mount.propagation();
+        shared_enough(&source, propagation)?;
+        binds.push(Bind {
+            source: source.to_string_lossy().into_owned(),
+            destination: mount.container_path.clone(),
+            readonly: mount.readonly,
+            recursive_readonly: mount.recursive_read_only,
+            propagation,
+            uid_mappings: mount.uid_mappings.clone(),
+            gid_mappings: mount.gid_mappings.clone(),
+        });
+    }
+    Ok(binds)
+}
+
+/// Refuses a propagation that the mount under `source` cannot have.
+fn shared_enough(source: &Path, propagation: MountPropagation) -> Result<()> {
+    if propagation == MountPropagation::PropagationPrivate {
+        return Ok(());
+    }
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "read the mounts")?;
+    let (target, fields) = table
+        .lines()
+        .filter_map(propagation_of)
+        .filter(|(target, _)| source.starts_with(target))
+        .max_by_key(|(target, _)| target.components().count())
+        .unwrap_or_default();
+    let shared = fields.iter().any(|field| field.starts_with("shared:"));
+    let slave = fields.iter().any(|field| field.starts_with("master:"));
+    let wanted = match propagation {
+        MountPropagation::PropagationBidirectional => ("a shared", shared),
+        _ => ("a shared or slave", shared || slave),
+    };
+    match wanted {
+        (_, true) => Ok(()),
+        (what, false) => Err(invalid(format!(
+            "path {source:?} is mounted on {target:?} but it is not {what} mount"
+        ))),
+    }
+}
+
+/// Returns the target and the optional fields of a line of the mount table.
+fn propagation_of(line: &str) -> Option<(PathBuf, Vec<&str>)> {
+    let mut fields = line.split(' ');
+    let target = fields.nth(4)?.replace("\\040", " ");
+    let optional = fields.skip(1).take_while(|field| *field != "-");
+    Some((target.into(), optional.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_table_tells_who_shares() {
+        let line = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime shared:1 master:2 - ext3 /dev/root rw";
+        let (target, fields) = propagation_of(line).unwrap();
+        assert_eq!(target, Path::new("/mnt 2"));
+        assert_eq!(fields, ["shared:1", "master:2"]);
+        let (_, fields) = propagation_of("1 0 0:1 / / rw - tmpfs x rw").unwrap();
+        assert!(fields.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused() {
+        let config = ContainerConfig {
+            cdi_devices: vec![Default::default()],
+            ..ContainerConfig::default()
+        };
+        assert_eq!(refuse(&config).unwrap_err().kind(), Kind::Unimplemented);
+        refuse(&ContainerConfig::default()).unwrap();
+    }
+}

@@ -1,0 +1,40 @@
+//! RemoveContainer.
+
+use std::sync::Arc;
+
+use api_protos::runtime::v1::ContainerEventType;
+
+use crate::blocking::blocking;
+use crate::cri::store::{Container, Pod};
+use crate::cri::{Cri, launch};
+use crate::error::{Context as _, Kind, Result};
+
+/// Removes a container, running or not; that it is not there is no error.
+pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
+    match cri.store.container(id) {
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        found => container(cri, &found?).await,
+    }
+}
+
+/// Removes a container.
+pub async fn container(cri: &Arc<Cri>, container: &Arc<Container>) -> Result<()> {
+    super::stop::now(cri, container)
+        .await
+        .context(|| format!("failed to forcibly stop container {:?}", container.id))?;
+    let _turn = container.turn.lock().await;
+    launch::erase(cri, &container.id, &container.record.snapshotter)
+        .await
+        .context(|| format!("failed to delete container {:?}", container.id))?;
+    let (folders, id) = (cri.folders.clone(), container.id.clone());
+    blocking(move || folders.remove_container(&id)).await?;
+    cri.store.forget_container(&container.id);
+    let pod = cri.store.pod(&container.record.pod);
+    let pod = pod.unwrap_or_else(|_| Pod::new(&container.record.pod, Default::default()));
+    cri.tell(
+        &container.id,
+        &pod,
+        ContainerEventType::ContainerDeletedEvent,
+    );
+    Ok(())
+}
