@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: test test-docker demo bench lint deny peers
+.PHONY: test test-docker test-cri demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -8,6 +8,12 @@ test:
 test-docker:
 	@bash tests/peers-docker
 	CORTEN_TESTS_DOCKER=all cargo test -p tests --test cases docker::
+
+# The Kubernetes node SIG's suite of CRI on upstream containerd and on cortend; writes docs/parity/critest.md.
+test-cri:
+	@bash tests/peers
+	@bash tests/peers-cri
+	CORTEN_TESTS_CRITEST=1 cargo test -p tests --test cases cri::critest -- --nocapture
 
 # The engine end to end, from a release build to nothing left behind.
 demo:

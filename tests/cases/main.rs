@@ -3,6 +3,7 @@
 
 mod badinput;
 mod corten;
+mod cri;
 mod ctr;
 mod demo;
 mod docker;

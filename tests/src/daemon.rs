@@ -191,13 +191,16 @@ impl Daemon {
         self.wait_until_it_serves();
     }
 
-    /// Returns a configuration that every engine understands, without CRI, which these tests do not need.
+    /// Returns a configuration that every engine understands, without CRI unless the test has settings for it.
     fn configuration(&self) -> String {
         let config = &self.config;
         match self.engine {
             Engine::Corten => config.clone(),
             Engine::Containerd1 => {
                 format!("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n{config}")
+            }
+            Engine::Containerd2 if config.contains("io.containerd.cri.v1") => {
+                format!("version = 3\ndisabled_plugins = [\"io.containerd.nri.v1.nri\"]\n{config}")
             }
             Engine::Containerd2 => format!(
                 "version = 3\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \

@@ -74,6 +74,11 @@ impl Registry {
         self.address.to_string()
     }
 
+    /// Returns the folder that the images are in, which another registry may serve too.
+    pub fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Pushes an image and returns the reference by which to pull it.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) -> String {
         push(self.address, repository, tag, image)

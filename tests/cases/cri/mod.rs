@@ -1,0 +1,5 @@
+//! CRI by crictl: upstream's containerd first, then cortend, and the same of both.
+
+mod critest;
+mod node;
+mod pods;

@@ -1,0 +1,244 @@
+//! A node: a daemon with CRI, a registry with its images, and crictl.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Daemon, Engine, Finished, Image, Network, Peers, Registry, command, print_skip};
+
+/// How long a call of crictl may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The programs that `tests/peers-cri` brings.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    folder: PathBuf,
+    peers: Peers,
+}
+
+impl Programs {
+    /// Returns the programs, or prints why the test is skipped.
+    pub fn or_skip() -> Option<Programs> {
+        let peers = Peers::or_skip()?;
+        let cache =
+            std::env::var_os("CORTEN_PEERS").unwrap_or_else(|| "/var/cache/corten-peers".into());
+        let text = fs::read_to_string(Path::new(&cache).join("cri.env")).unwrap_or_default();
+        let folder = text
+            .lines()
+            .find_map(|line| line.strip_prefix("PEERS_CRI="));
+        let folder = folder.map(PathBuf::from).filter(|folder| folder.is_dir());
+        if folder.is_none() {
+            print_skip("needs crictl and network plugins: run tests/peers-cri");
+        }
+        Some(Programs {
+            folder: folder?,
+            peers,
+        })
+    }
+}
+
+/// A node whose pods have a network of their own.
+#[derive(Debug)]
+pub struct Node {
+    pub daemon: Daemon,
+    /// The image of the containers.
+    pub image: String,
+    programs: Programs,
+    _registry: Option<Registry>,
+}
+
+/// The names of the images of containers and of sandboxes.
+const BUSYBOX: &str = "registry.test/library/busybox:1";
+const PAUSE: &str = "registry.test/library/pause:1";
+
+impl Node {
+    /// Starts a node in a network of its own, which has its images already.
+    pub fn start(engine: Engine, programs: &Programs) -> Node {
+        let node = Node::start_in(engine, programs, Some(Network::new()), "");
+        let ctr = node.daemon.ctr().in_namespace("k8s.io");
+        let pause = Image::busybox_recipe()
+            .config("Entrypoint", json!(["/bin/sleep"]))
+            .config("Cmd", json!(["1000000"]))
+            .build();
+        for (name, image) in [(BUSYBOX, Image::busybox()), (PAUSE, pause)] {
+            let archive = image.write_archive(node.daemon.folder(), name);
+            ctr.ok(&["images", "import", &archive.display().to_string()]);
+            tests::eventually("the image is known", Duration::from_secs(20), || {
+                (node.run(&["inspecti", name]).code == Some(0)).then_some(())
+            });
+        }
+        node
+    }
+
+    /// Starts a node that pulls its images from a registry, and whose network is the machine's: it is to run no pods.
+    pub fn start_with_registry(engine: Engine, programs: &Programs) -> Node {
+        let registry = Registry::start();
+        let image = registry.push("library/busybox", "1", &Image::busybox());
+        Node {
+            image,
+            _registry: Some(registry),
+            ..Node::start_in(engine, programs, None, "")
+        }
+    }
+
+    /// Starts a node that has no image yet, with more settings.
+    pub fn start_in(
+        engine: Engine,
+        programs: &Programs,
+        network: Option<Network>,
+        settings: &str,
+    ) -> Node {
+        let folder = tempfile::Builder::new().prefix("corten-cri-").tempdir();
+        // It goes with the daemon's folder: plugins are asked by it as long as there are pods.
+        let conf = folder.expect("make a folder").keep();
+        let list = json!({
+            "cniVersion": "1.0.0",
+            "name": format!("net-{}", std::process::id()),
+            "plugins": [{
+                "type": "ptp",
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": conf.join("ipam"),
+                    "ranges": [[{"subnet": "10.88.0.0/16"}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            }],
+        });
+        fs::write(conf.join("10-net.conflist"), list.to_string()).expect("write a network");
+        let bin = programs.folder.join("cni");
+        let config = format!(
+            "version = 3\n\
+             [plugins.'io.containerd.cri.v1.images'.pinned_images]\n\
+             sandbox = '{PAUSE}'\n\
+             [plugins.'io.containerd.cri.v1.runtime']\n\
+             restrict_oom_score_adj = true\n\
+             netns_mounts_under_state_dir = true\n\
+             [plugins.'io.containerd.cri.v1.runtime'.cni]\n\
+             bin_dir = '{bin}'\n\
+             conf_dir = '{conf}'\n\
+             {settings}",
+            bin = bin.display(),
+            conf = conf.display(),
+        );
+        let config = match engine {
+            // The harness writes upstream's version itself.
+            Engine::Containerd2 => config.replacen("version = 3\n", "", 1),
+            _ => config,
+        };
+        let daemon = Daemon::start_in(engine, &programs.peers, &config, network);
+        let node = Node {
+            daemon,
+            image: BUSYBOX.into(),
+            programs: programs.clone(),
+            _registry: None,
+        };
+        node.ok(&["info"]);
+        node
+    }
+
+    /// Returns the folder of crictl and critest.
+    pub fn programs(&self) -> &Path {
+        &self.programs.folder
+    }
+
+    /// Returns crictl with these arguments, not yet run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let socket = format!("unix://{}", self.daemon.address().display());
+        let mut command = self.daemon.command(self.programs.folder.join("crictl"));
+        command
+            .args(["--runtime-endpoint", &socket, "--image-endpoint", &socket])
+            .args(["--timeout", "60s"])
+            .args(args)
+            .env("HOME", self.daemon.folder());
+        command
+    }
+
+    /// Runs crictl to its end.
+    pub fn run(&self, args: &[&str]) -> Finished {
+        command::run_with(&mut self.command(args), b"", LIMIT)
+    }
+
+    /// Runs crictl, which must succeed, and returns its standard output without the line break at its end.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        self.run(args).ok().trim_end().to_owned()
+    }
+
+    /// Writes a file for crictl and returns its path.
+    pub fn file(&self, name: &str, value: &Value) -> String {
+        let path = self.daemon.folder().join(name);
+        fs::write(&path, value.to_string()).expect("write a file");
+        path.display().to_string()
+    }
+
+    /// Runs a pod and returns its id and the path of its settings.
+    #[track_caller]
+    pub fn pod(&self, name: &str, more: &Value) -> (String, String) {
+        let mut config = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "attempt": 1},
+            "log_directory": self.logs(),
+            "linux": {"cgroup_parent": format!("/{}", self.daemon.namespace)},
+        });
+        merge(&mut config, more);
+        let path = self.file(&format!("{name}.pod.json"), &config);
+        (self.ok(&["runp", &path]), path)
+    }
+
+    /// Creates a container in a pod and returns its id.
+    #[track_caller]
+    pub fn container(&self, pod: &(String, String), name: &str, more: &Value) -> String {
+        let mut config = json!({
+            "metadata": {"name": name, "attempt": 1},
+            "image": {"image": self.image},
+            "log_path": format!("{name}.log"),
+        });
+        merge(&mut config, more);
+        let path = self.file(&format!("{name}.json"), &config);
+        self.ok(&["create", &pod.0, &path, &pod.1])
+    }
+
+    /// Creates and starts a container that runs a script.
+    #[track_caller]
+    pub fn script(&self, pod: &(String, String), name: &str, script: &str) -> String {
+        let id = self.container(pod, name, &json!({"command": ["sh", "-c", script]}));
+        self.ok(&["start", &id]);
+        id
+    }
+
+    /// Returns the folder of the containers' logs.
+    pub fn logs(&self) -> PathBuf {
+        let folder = self.daemon.folder().join("logs");
+        let _ = fs::create_dir(&folder);
+        folder
+    }
+
+    /// Returns a part of what `crictl inspect` says of a container.
+    #[track_caller]
+    pub fn inspect(&self, id: &str, pointer: &str) -> Value {
+        let value: Value = serde_json::from_str(&self.ok(&["inspect", id])).expect("JSON");
+        value.pointer(pointer).cloned().unwrap_or_default()
+    }
+
+    /// Waits until a container is in a state.
+    #[track_caller]
+    pub fn wait_for(&self, id: &str, state: &str) {
+        tests::eventually(
+            &format!("container is {state}"),
+            Duration::from_secs(30),
+            || (self.inspect(id, "/status/state") == state).then_some(()),
+        );
+    }
+}
+
+fn merge(into: &mut Value, more: &Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more.clone(),
+    }
+}
