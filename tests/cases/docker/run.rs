@@ -39,7 +39,7 @@ const IDENTITY: &str = r#"
 127 docker run --rm --entrypoint /nowhere/sh busybox
 126 docker run --rm --entrypoint /etc/passwd busybox
 0   docker run --rm --init busybox sh -c 'cat /proc/1/cmdline | tr "\0" " "; ls -l /sbin/docker-init | cut -c1-10'
-0   docker run --rm -h boat busybox sh -c 'cat /proc/self/mounts | sed s/lowerdir=.*//'
+0   docker run --rm -h boat busybox sh -c 'grep -v cgroup /proc/self/mounts | sed s/lowerdir=.*//'
 0   docker run --rm busybox sh -c 'ls -l /dev | tr -s " " | cut -d" " -f1,3-6,10-; ls /proc/self/fd'
 0   docker run --rm busybox sh -c 'grep -E "^(Cap|Seccomp|NoNewPrivs|Uid|Gid|Groups)" /proc/self/status'
 0   docker run --rm busybox sh -c 'cat /proc/self/limits | grep -v -e pending'
@@ -142,7 +142,7 @@ const MOUNTS: &str = r#"
 0   docker volume create --label a=b plain && docker volume inspect -f '{{.Driver}} {{.Labels}} {{.Mountpoint}}' plain
 1   docker run -d --name user -v plain:/p busybox sleep 100 >/dev/null; docker volume rm plain; code=$?; docker rm -f user >/dev/null; exit $code
 0   docker volume prune -af | sort
-0   docker run --rm -v $PWD/made/by/docker:/mnt busybox ls -ld /mnt; ls -d made/by/docker
+0   docker run --rm -v $PWD/made/by/docker:/mnt busybox ls -ld /mnt | cut -c1-40; ls -d made/by/docker
 0   docker run --rm --tmpfs /a:ro,noexec busybox grep ' /a ' /proc/mounts
 125 docker run --rm -v relative/path:/mnt busybox true
 125 docker run --rm -v $PWD/shared:relative busybox true
