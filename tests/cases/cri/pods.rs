@@ -166,7 +166,7 @@ fn a_container_is_stopped_and_its_log_reopened() {
         let last = text
             .lines()
             .last()
-            .and_then(|line| line.splitn(3, ' ').nth(1))
+            .and_then(|line| line.split(' ').nth(1))
             .map(str::to_owned);
         let code = node.inspect(&id, "/status/exitCode");
         node.ok(&["rm", &id]);

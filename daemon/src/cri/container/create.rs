@@ -176,7 +176,11 @@ impl Making<'_> {
             },
         )
         .await?;
-        blocking(move || Ok(drop(lease))).await?;
+        blocking(move || {
+            drop(lease);
+            Ok(())
+        })
+        .await?;
         let io = cri.io(self.id, &record);
         Ok(Container::new(self.id, record, status, io))
     }

@@ -175,9 +175,9 @@ fn of_v1(metrics: &v1::Metrics) -> Usage {
         .unwrap_or_default()
         .usage
         .unwrap_or_default();
-    let memory = metrics.memory.clone().unwrap_or_default();
-    let used = memory.usage.clone().unwrap_or_default();
-    let swap = memory.swap.clone().map(|swap| {
+    let memory = metrics.memory.unwrap_or_default();
+    let used = memory.usage.unwrap_or_default();
+    let swap = memory.swap.map(|swap| {
         // The counter has memory in it.
         let only = swap.usage.saturating_sub(used.usage);
         (only, swap.limit.saturating_sub(used.limit))
@@ -191,13 +191,13 @@ fn of_v1(metrics: &v1::Metrics) -> Usage {
         faults: memory.total_pg_fault,
         major_faults: memory.total_pg_maj_fault,
         swap,
-        processes: metrics.pids.clone().unwrap_or_default().current,
+        processes: metrics.pids.unwrap_or_default().current,
     }
 }
 
 fn of_v2(metrics: &v2::Metrics) -> Usage {
-    let cpu = metrics.cpu.clone().unwrap_or_default();
-    let memory = metrics.memory.clone().unwrap_or_default();
+    let cpu = metrics.cpu.unwrap_or_default();
+    let memory = metrics.memory.unwrap_or_default();
     Usage {
         cpu: cpu.usage_usec * 1000,
         memory: memory.usage,
@@ -207,7 +207,7 @@ fn of_v2(metrics: &v2::Metrics) -> Usage {
         faults: memory.pgfault,
         major_faults: memory.pgmajfault,
         swap: Some((memory.swap_usage, memory.swap_limit)),
-        processes: metrics.pids.clone().unwrap_or_default().current,
+        processes: metrics.pids.unwrap_or_default().current,
     }
 }
 

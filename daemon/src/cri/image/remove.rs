@@ -17,10 +17,8 @@ pub async fn remove(cri: &Cri, request: RemoveImageRequest) -> Result<()> {
     };
     let (images, context) = (cri.library.images.clone(), cri.store.context.clone());
     blocking(move || {
-        let names = found.names.iter();
-        names
-            .map(|name| ignore_missing(images.delete(&context, name, None)))
-            .collect::<Result<()>>()
+        let mut names = found.names.iter();
+        names.try_for_each(|name| ignore_missing(images.delete(&context, name, None)))
     })
     .await?;
     // The caller frees disk space: it is free when the answer comes.

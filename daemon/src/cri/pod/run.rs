@@ -214,7 +214,11 @@ async fn start(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime, image: &Found) -> R
         },
     )
     .await?;
-    blocking(move || Ok(drop(lease))).await?;
+    blocking(move || {
+        drop(lease);
+        Ok(())
+    })
+    .await?;
     launch::task(cri, &pod.id, snapshotter, Streams::default()).await
 }
 

@@ -163,7 +163,7 @@ impl Demux {
     }
 
     async fn open(&mut self, id: u32, headers: HashMap<String, String>, last: bool) -> Result<()> {
-        if id % 2 == 0 || self.open.contains_key(&id) || self.open.len() >= MAX_STREAMS {
+        if id.is_multiple_of(2) || self.open.contains_key(&id) || self.open.len() >= MAX_STREAMS {
             let reset = Frame::Reset {
                 id,
                 status: REFUSED,
