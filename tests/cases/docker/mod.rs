@@ -144,6 +144,10 @@ fn steady(dockerd: &Dockerd, text: &str) -> String {
                 "TIME",
             ),
             rule(
+                r"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d \d\d:\d\d\b",
+                "TIME",
+            ),
+            rule(
                 r"(About an? |\d+ |Less than a )(second|minute|hour|day|month|year)s?( ago)?",
                 "WHILE",
             ),
