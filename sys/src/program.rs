@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -21,7 +22,8 @@ pub struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Returns the program at `path`, with its path as the only argument, no environment, and no descriptor at all.
+    /// Returns the program at `path`, with its path as the only argument, no environment, and no descriptor but the null
+    /// device as stdin, stdout and stderr.
     pub fn new(path: &Path) -> Result<Self> {
         let path = c_string(path.as_os_str().as_bytes())?;
         Ok(Self {
@@ -99,6 +101,13 @@ impl<'a> Program<'a> {
         {
             return Err(Errno::BADF);
         }
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let null = rustix::fs::open("/dev/null", flags, Mode::empty())
+            .and_then(|null| rustix::io::fcntl_dupfd_cloexec(null, 64))?
+            .into_raw_fd();
+        // Not closed: what the program opens first would become one of them.
+        let missing: Vec<RawFd> = (0..3).filter(|number| !keep.contains(number)).collect();
+        moved.extend(missing.into_iter().map(|number| (null, number)));
         for (fd, number) in &moved {
             // SAFETY: this process is a copy whose only task is to execute the program, so that no owner of the
             // replaced descriptor ever runs again.
@@ -130,9 +139,11 @@ mod tests {
         let leaked = std::fs::File::open("/dev/null").unwrap();
         rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
         let mut program = Program::new(Path::new("/bin/sh")).unwrap();
-        let script = "echo $GREETING; cd /proc/self/fd; for fd in *; do echo $fd; done";
+        let script = "echo $GREETING; readlink /proc/self/fd/0 /proc/self/fd/2; \
+            cd /proc/self/fd; for fd in *; do echo $fd; done";
         program.arg("-c").unwrap().arg(script).unwrap();
         program.env("GREETING", "hello").unwrap();
+        program.env("PATH", "/usr/bin:/bin").unwrap();
         program.fd(write.as_fd(), 1).fd(write.as_fd(), 7);
         let child = program.start().unwrap();
         drop(write);
@@ -141,10 +152,12 @@ mod tests {
         assert_eq!(process::wait(child.pidfd.as_fd()).unwrap(), Exit::Code(0));
         let mut words = text.split_whitespace();
         assert_eq!(words.next(), Some("hello"));
+        assert_eq!(words.next(), Some("/dev/null"));
+        assert_eq!(words.next(), Some("/dev/null"));
         // The shell opens the folder that it lists.
         let open: Vec<i32> = words.map(|word| word.parse().unwrap()).collect();
-        assert!(open.contains(&1) && open.contains(&7), "{open:?}");
-        assert!(open.len() <= 3, "{open:?}");
+        assert!(open.contains(&7), "{open:?}");
+        assert!(open.len() <= 5, "{open:?}");
     }
 
     #[test]
