@@ -192,9 +192,7 @@ impl Container {
         } else {
             self.record.pid
         };
-        let state = State::new(&self.record, status, pid);
-        serde_json::to_string(&state)
-            .map_err(|error| sys::Error::other("encode state for hooks", error))
+        State::new(&self.record, status, pid).text()
     }
 
     /// Returns the container's name.

@@ -23,6 +23,8 @@ struct Undo<'a> {
     dir: Option<&'a Dir>,
     cgroup: Option<Cgroup>,
     child: Option<Child>,
+    /// Open until the child is killed, lest it sees that nobody listens and says so itself.
+    maker: Option<Maker>,
 }
 
 /// Creates a container: its folder, its control group, its first process.
@@ -40,6 +42,7 @@ pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> 
         dir: Some(&dir),
         cgroup: None,
         child: None,
+        maker: None,
     };
     let cgroup = create_cgroup(&spec, options)?;
     undo.cgroup = Some(cgroup.clone());
@@ -54,7 +57,12 @@ pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> 
         cgroup: cgroup.clone(),
         spec,
     };
-    let console = make_init(options, &dir, &mut record, &cgroup, &mut undo)?;
+    let console = make_init(options, &dir, &mut record, &cgroup, &mut undo)
+        // Whatever the error is: this is most likely what caused it, as for runc.
+        .map_err(|error| match cgroup.oom_kills() {
+            0 => error,
+            _ => wording::out_of_memory(),
+        })?;
     let Some(child) = undo.child.take() else {
         return Err(Error::new(Kind::Internal, "the first process got lost"));
     };
@@ -94,6 +102,7 @@ fn make_init(
         false => cgroup.entrance()?,
     };
     let (maker, made) = sync::pair()?;
+    let maker = undo.maker.insert(maker);
     let procfs = Procfs::open()?;
     let idmapped = Idmapped::new(spec, &record.bundle, &procfs)?;
     let plan = InitPlan {
@@ -117,7 +126,7 @@ fn make_init(
         idmapped,
         gate: dir.make_gate()?,
         wait_first: maps_users || options.systemd_cgroup,
-        state: state_text(record, 0)?,
+        state: State::new(record, Status::Creating, 0),
     };
     let spawned = &plan.plan;
     let child = spawned
@@ -139,7 +148,7 @@ fn make_init(
     // The plan has the new process's ends, which must close here for its death to show.
     drop(plan);
     let (record_pid, start_time) = (pid, Stat::read(pid).map_or(0, |stat| stat.start_time));
-    let console = follow(&maker, record, record_pid)?;
+    let console = follow(maker, record, record_pid)?;
     record.pid = record_pid;
     record.start_time = start_time;
     dir.save(record)?;
@@ -156,12 +165,12 @@ fn follow(maker: &Maker, record: &Record, pid: i32) -> Result<Option<OwnedFd>> {
         match maker.receive()? {
             Message::Console(master) => console = Some(master),
             Message::Mounted => {
-                let state = state_text(record, pid)?;
-                hooks::run(hooks::before_pivot(&record.spec), "prestart", &state)?;
+                hooks::run_outside(&record.spec, &State::new(record, Status::Creating, pid))?;
                 maker.go()?;
             }
             Message::Listener(listener) => hand_over(&listener, record, pid)?,
             Message::Ready => return Ok(console),
+            Message::Sibling(..) => {}
             Message::Failed(error) => return Err(failed_in_init(error)),
             Message::End => {
                 let error = Error::new(Kind::Unknown, "the process died before it was ready");
@@ -291,17 +300,6 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Returns the state that hooks read on stdin.
-pub(crate) fn state_text(record: &Record, pid: i32) -> Result<String> {
-    let status = if pid == 0 {
-        Status::Created
-    } else {
-        Status::Creating
-    };
-    let state = State::new(record, status, pid);
-    serde_json::to_string(&state).map_err(|error| Error::other("encode state for hooks", error))
 }
 
 /// Returns the name of the calling user.

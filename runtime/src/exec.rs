@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use rustix::io::Errno;
 use sys::procfs::Procfs;
 use sys::{Context, Error, Kind, Result};
 
@@ -29,7 +30,7 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         .as_ref()
         .and_then(|linux| linux.seccomp().as_ref());
     let (maker, made) = sync::pair()?;
-    let plan = Plan {
+    let mut plan = Plan {
         spec,
         process: &process,
         command: Command::new(&process, 0)?,
@@ -43,9 +44,18 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         seccomp: profile.map(seccomp::compile).transpose()?,
         sync: made,
     };
-    let child = plan
+    let made = plan
         .namespaces
-        .spawn(plan.entrance.clone_fd(), || run_exec(&plan))?;
+        .spawn(plan.entrance.clone_fd(), || run_exec(&plan));
+    let child = match made {
+        // The container has given its controllers to groups below its own, which then can have no process.
+        Err(error) if error.errno() == Some(Errno::BUSY) => {
+            plan.entrance = record.cgroup.entrance_beside(record.pid)?;
+            plan.namespaces
+                .spawn(plan.entrance.clone_fd(), || run_exec(&plan))?
+        }
+        made => made?,
+    };
     let result =
         set_oom_score(&plan.procfs, child.pid, process.oom_score_adj()).and_then(|()| maker.go());
     drop(plan);
@@ -76,7 +86,7 @@ fn follow(maker: &Maker) -> Result<Option<OwnedFd>> {
             Message::Console(master) => console = Some(master),
             Message::Failed(error) => return Err(error),
             Message::End => return Ok(console),
-            Message::Mounted | Message::Ready | Message::Listener(_) => {}
+            Message::Mounted | Message::Ready | Message::Listener(_) | Message::Sibling(..) => {}
         }
     }
 }
@@ -102,7 +112,7 @@ fn complete(process: &ProcessSpec, spec: &Spec) -> ProcessSpec {
 /// Opens the container's first process, and makes sure that it is still that one.
 pub(crate) fn open_init(record: &Record) -> Result<OwnedFd> {
     let pidfd = match sys::process::open(record.pid) {
-        Err(rustix::io::Errno::SRCH) => return Err(wording::not_running()),
+        Err(Errno::SRCH) => return Err(wording::not_running()),
         opened => opened.context(|| format!("open process {}", record.pid))?,
     };
     // Asked after opening, so that the descriptor cannot be of a later process with this number.

@@ -9,21 +9,34 @@ use oci_spec::runtime::{Hook, Hooks, Spec};
 use sys::{Context, Error, Kind, Result};
 
 use crate::init::InitPlan;
+use crate::state::{State, Status};
 
 /// How much of a failed hook's output goes into the error.
 const OUTPUT_MAX: u64 = 4096;
 
-/// Tells whether hooks of the host run between mounting and pivoting.
-pub(crate) fn before_pivot(spec: &Spec) -> Vec<&Hook> {
+/// Returns the hooks that run outside between mounting and pivoting: the old kind first, as the specification has it.
+fn outside(spec: &Spec) -> [(&'static str, &[Hook]); 2] {
     let hooks = spec.hooks().as_ref();
-    let prestart = hooks.and_then(prestart);
-    let create = hooks.and_then(|hooks| hooks.create_runtime().as_ref());
-    prestart.into_iter().chain(create).flatten().collect()
+    let prestart = hooks.and_then(prestart).map(Vec::as_slice);
+    let create = hooks.and_then(|hooks| hooks.create_runtime().as_deref());
+    [
+        ("prestart", prestart.unwrap_or_default()),
+        ("createRuntime", create.unwrap_or_default()),
+    ]
 }
 
 #[allow(deprecated)]
 fn prestart(hooks: &Hooks) -> Option<&Vec<Hook>> {
     hooks.prestart().as_ref()
+}
+
+/// Runs the hooks that are due once everything is mounted.
+pub(crate) fn run_outside(spec: &Spec, state: &State) -> Result<()> {
+    let state = state.text()?;
+    for (kind, hooks) in outside(spec) {
+        run(hooks, kind, &state)?;
+    }
+    Ok(())
 }
 
 /// Returns the hooks that run after the program was started.
@@ -50,19 +63,33 @@ impl InitPlan<'_> {
     /// Has the host's hooks run outside, then runs the container's own with the host's files still in sight.
     pub(crate) fn run_hooks_before_pivot(&self) -> Result<()> {
         let spec = self.plan.spec;
-        if !before_pivot(spec).is_empty() {
+        if outside(spec).iter().any(|(_, hooks)| !hooks.is_empty()) {
             self.plan.sync.mounted()?;
         }
         let hooks = spec.hooks().as_ref();
         let create = hooks.and_then(|hooks| hooks.create_container().as_ref());
-        run(create.into_iter().flatten(), "createContainer", &self.state)
+        self.run_hooks(create, "createContainer", Status::Creating)
     }
 
     /// Runs the hooks that precede the program, in the container.
     pub(crate) fn run_start_hooks(&self) -> Result<()> {
         let hooks = self.plan.spec.hooks().as_ref();
         let start = hooks.and_then(|hooks| hooks.start_container().as_ref());
-        run(start.into_iter().flatten(), "startContainer", &self.state)
+        self.run_hooks(start, "startContainer", Status::Created)
+    }
+
+    /// Runs hooks that see the process's number as the container does.
+    fn run_hooks(&self, hooks: Option<&Vec<Hook>>, kind: &str, status: Status) -> Result<()> {
+        let Some(hooks) = hooks.filter(|hooks| !hooks.is_empty()) else {
+            return Ok(());
+        };
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let state = State {
+            status,
+            pid,
+            ..self.state.clone()
+        };
+        run(hooks, kind, &state.text()?)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sys::{Error, Result};
 
 use crate::record::Record;
 
@@ -83,5 +84,10 @@ impl State {
             annotations: record.spec.annotations().clone().unwrap_or_default(),
             owner: record.owner.clone(),
         }
+    }
+
+    /// Returns the state as hooks read it on stdin.
+    pub(crate) fn text(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|error| Error::other("encode state for hooks", error))
     }
 }

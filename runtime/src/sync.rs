@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use sys::process::Child;
 use sys::{Context, Error, Kind, Result, fdpass};
 
 use crate::wording;
@@ -24,6 +25,8 @@ const KINDS: [Kind; 6] = [
 pub(crate) enum Message {
     /// The master of its terminal.
     Console(OwnedFd),
+    /// The number and a descriptor of the process that is the new one in its place.
+    Sibling(i32, OwnedFd),
     /// The descriptor by which its system calls are supervised.
     Listener(OwnedFd),
     /// Everything is mounted: the hooks that run outside are due, and it waits.
@@ -62,6 +65,10 @@ impl Maker {
         Ok(match (&buffer[..length], fd) {
             ([b'c'], Some(fd)) => Message::Console(fd),
             ([b'l'], Some(fd)) => Message::Listener(fd),
+            ([b's', number @ ..], Some(fd)) => match number.try_into() {
+                Ok(number) => Message::Sibling(i32::from_ne_bytes(number), fd),
+                Err(_) => Message::End,
+            },
             ([b'm'], _) => Message::Mounted,
             ([b'r'], _) => Message::Ready,
             ([b'f', kind, text @ ..], _) => {
@@ -101,6 +108,14 @@ impl Made {
     /// Hands over the descriptor by which system calls are supervised.
     pub fn listener(&self, listener: BorrowedFd<'_>) -> Result<()> {
         fdpass::send(&self.0, b"l", Some(listener)).context(|| "hand over the seccomp listener")
+    }
+
+    /// Hands over the process that is the new one in this one's place.
+    pub fn sibling(&self, sibling: &Child) -> Result<()> {
+        let mut message = vec![b's'];
+        message.extend(sibling.pid.to_ne_bytes());
+        fdpass::send(&self.0, &message, Some(sibling.pidfd.as_fd()))
+            .context(|| "hand over the new process")
     }
 
     /// Says that everything is mounted, and waits for the hooks outside.

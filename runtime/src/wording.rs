@@ -32,6 +32,13 @@ pub(crate) fn not_running() -> Error {
     Error::new(Kind::NotFound, "container not running")
 }
 
+/// Says that the limit of memory did not let the first process get to its program.
+pub(crate) fn out_of_memory() -> Error {
+    let message =
+        "unable to start container process: container init was OOM-killed (memory limit too low?)";
+    Error::new(Kind::ResourceExhausted, message)
+}
+
 /// Says that a program is in no folder of `PATH`.
 pub(crate) fn not_in_path(program: &str) -> Error {
     let message = format!("exec: {program:?}: executable file not found in $PATH");

@@ -52,24 +52,34 @@ pub fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce() -> i32,
 ) -> Result<Child> {
+    let (into, cgroup) = match cgroup {
+        Some(cgroup) => (CLONE_INTO_CGROUP, cgroup.as_raw_fd() as u64),
+        None => (0, 0),
+    };
+    clone(flags | into, libc::SIGCHLD as u64, cgroup, child)
+}
+
+/// Like [`spawn`], but the new process is the child of the caller's own maker, who is the one to reap it.
+pub fn spawn_sibling(flags: u64, child: impl FnOnce() -> i32) -> Result<Child> {
+    // The maker hears of its end as of the caller's: the kernel refuses another signal.
+    clone(flags | libc::CLONE_PARENT as u64, 0, 0, child)
+}
+
+fn clone(flags: u64, exit_signal: u64, cgroup: u64, child: impl FnOnce() -> i32) -> Result<Child> {
     let mut pidfd: RawFd = -1;
     let mut args = libc::clone_args {
         flags: flags | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal,
         stack: 0,
         stack_size: 0,
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup,
     };
-    if let Some(cgroup) = cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup.as_raw_fd() as u64;
-    }
     // SAFETY: without CLONE_VM and CLONE_FILES the child shares nothing with the caller, so that both may go on from
     // here as after fork(2); args and pidfd outlive the call, and the size is that of args.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
@@ -285,6 +295,22 @@ mod tests {
         let child = spawn(0, None, || 7).unwrap();
         assert_eq!(wait(child.pidfd.as_fd()).unwrap(), Exit::Code(7));
         assert_eq!(signal(&child.pidfd, 9), Err(Errno::SRCH));
+    }
+
+    #[test]
+    fn a_sibling_is_its_makers_child() {
+        let (here, there) = crate::fdpass::pair().unwrap();
+        let between = spawn(0, None, || {
+            let Ok(sibling) = spawn_sibling(0, || 5) else {
+                return 1;
+            };
+            let number = sibling.pid.to_ne_bytes();
+            crate::fdpass::send(&there, &number, Some(sibling.pidfd.as_fd())).map_or(2, |()| 0)
+        })
+        .unwrap();
+        assert_eq!(wait(between.pidfd.as_fd()).unwrap(), Exit::Code(0));
+        let (_, pidfd) = crate::fdpass::receive(&here, &mut [0; 4]).unwrap();
+        assert_eq!(wait(pidfd.unwrap().as_fd()).unwrap(), Exit::Code(5));
     }
 
     #[test]

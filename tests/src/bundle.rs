@@ -90,6 +90,11 @@ impl Bundle {
         self.folder.path()
     }
 
+    /// Returns the runtime that the bundle is given.
+    pub fn of(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// Returns the root file system.
     pub fn rootfs(&self) -> PathBuf {
         self.path().join("rootfs")

@@ -187,6 +187,21 @@ impl Cgroup {
         Entrance::open(&self.paths)
     }
 
+    /// Like [`entrance`](Self::entrance), but version 2 is entered where the process `pid` is, somewhere below.
+    pub fn entrance_beside(&self, pid: i32) -> Result<Entrance> {
+        let mut paths = self.paths.clone();
+        let theirs = Self::of_process(pid)?.paths.remove(UNIFIED);
+        let own = paths.get_mut(UNIFIED);
+        if let (Some(own), Some(theirs)) = (own, theirs) {
+            if !theirs.starts_with(&*own) {
+                let message = format!("process {pid} of the container is outside its group");
+                return Err(Error::new(Kind::FailedPrecondition, message));
+            }
+            *own = theirs;
+        }
+        Entrance::open(&paths)
+    }
+
     /// Changes limits; what `resources` leaves out stays as it is, device rules too.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         let told = match &self.unit {
@@ -230,6 +245,12 @@ impl Cgroup {
     /// Returns a watch that tells when the kernel kills a process of the group for want of memory.
     pub fn oom_watch(&self) -> Result<OomWatch> {
         OomWatch::new(self.version, self.folder("memory")?)
+    }
+
+    /// Returns how many processes of the group the kernel has killed for want of memory, as far as it tells.
+    pub fn oom_kills(&self) -> u64 {
+        let folder = self.folder("memory").and_then(Dir::open);
+        folder.map_or(0, |dir| oom::count(self.version, &dir))
     }
 
     /// Removes the group and those below it; it is no error if they are gone.

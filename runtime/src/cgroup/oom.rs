@@ -90,6 +90,18 @@ impl AsFd for OomWatch {
     }
 }
 
+/// Returns how many processes were killed, 0 where nobody counts.
+pub(super) fn count(version: Version, dir: &Dir) -> u64 {
+    match version {
+        Version::V1 => {
+            let text = dir.try_read("memory.oom_control").unwrap_or_default();
+            let found = pairs(&text).find(|(name, _)| *name == "oom_kill");
+            found.map_or(0, |(_, count)| count)
+        }
+        Version::V2 => kills(dir).unwrap_or_default(),
+    }
+}
+
 /// Returns how many processes were killed; a group that is gone kills no more.
 fn kills(dir: &Dir) -> Result<u64> {
     let text = match dir.try_read("memory.events") {

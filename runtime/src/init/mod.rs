@@ -41,6 +41,7 @@ use crate::cgroup::Entrance;
 use crate::options::Io;
 use crate::rootfs::Idmapped;
 use crate::seccomp::Program;
+use crate::state::State;
 use crate::sync::Made;
 
 pub(crate) use command::Command;
@@ -76,8 +77,8 @@ pub(crate) struct InitPlan<'a> {
     pub gate: OwnedFd,
     /// Whether someone outside has something to do before the first stage.
     pub wait_first: bool,
-    /// The state for hooks, in the form in which they read it.
-    pub state: String,
+    /// The state for the hooks that this process runs itself; its number is not in it.
+    pub state: State,
 }
 
 /// Where the process's stdin, stdout and stderr come from.

@@ -1,13 +1,24 @@
 //! Which namespaces a process gets: new ones made with it, and those of others that it joins.
+//!
+//! A process that is born in new namespaces has none of the host's rights over others' if one of the new ones is a user
+//! namespace, and one that has joined a user namespace cannot itself move into a pid namespace of its own. In both cases
+//! a process between joins what is to be joined, and makes the new one as its sibling:
+//!
+//! ```text
+//! maker ─┬─ between: joins ─ clone3(CLONE_PARENT) ─ ends
+//!        └─ new process: born with the rest
+//! ```
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use sys::process::Child;
 use sys::{Context, Error, Kind, Result, namespace};
 
 use crate::spec;
+use crate::sync::{self, Message};
 
 /// The namespaces of a process to be made.
 #[derive(Debug, Default)]
@@ -20,6 +31,8 @@ pub(crate) struct Namespaces {
     join: Vec<(OwnedFd, i32)>,
     /// The pid namespace that it is born in.
     pid: Option<OwnedFd>,
+    /// Whether a process between joins what is to be joined.
+    through: bool,
 }
 
 impl Namespaces {
@@ -46,19 +59,16 @@ impl Namespaces {
             }
         }
         let user = flag(LinuxNamespaceType::User);
-        if namespaces.born & user != 0 {
+        let joins_user = namespaces.joins(LinuxNamespaceType::User);
+        if namespaces.born & user != 0 || joins_user {
             // What is made with a namespace belongs to its maker, who has a number only once the maps are written.
             let early = user | flag(LinuxNamespaceType::Pid);
             namespaces.own |= namespaces.born & !early;
             namespaces.born &= early;
         }
-        // A user namespace comes first, for it says what may be done in the others.
-        namespaces.join.sort_by_key(|(_, flag)| *flag != user);
-        if namespaces.joins(LinuxNamespaceType::User) && namespaces.born != 0 {
-            let message =
-                "joining a user namespace with new namespaces beside it is not supported yet";
-            return Err(Error::new(Kind::Unimplemented, message));
-        }
+        let joined = !namespaces.join.is_empty();
+        namespaces.through = namespaces.born != 0
+            && (joins_user || namespaces.makes(LinuxNamespaceType::User) && joined);
         Ok(namespaces)
     }
 
@@ -83,6 +93,7 @@ impl Namespaces {
             own: 0,
             join: vec![(pidfd, kinds)],
             pid,
+            through: false,
         })
     }
 
@@ -96,11 +107,32 @@ impl Namespaces {
         (self.born | self.own) & flag(kind) != 0
     }
 
-    /// Joins the namespaces that are joined from within.
+    /// Joins the namespaces that are joined from within, unless the process was made by one that had joined them.
     pub fn enter(&self) -> Result<()> {
-        for (fd, kinds) in self.join.iter().filter(|(_, kinds)| *kinds != 0) {
-            namespace::join(fd.as_fd(), *kinds)
-                .context(|| format!("join namespaces {kinds:#x}"))?;
+        match self.through {
+            true => Ok(()),
+            false => self.join_all(None),
+        }
+    }
+
+    /// Joins what the caller has rights over first, then the user namespace, and what only its members have rights over.
+    fn join_all(&self, pid: Option<&OwnedFd>) -> Result<()> {
+        let user = flag(LinuxNamespaceType::User);
+        let pid = pid.map(|fd| (fd, flag(LinuxNamespaceType::Pid)));
+        let all = self.join.iter().map(|(fd, kinds)| (fd, *kinds)).chain(pid);
+        let mut late = Vec::new();
+        for (fd, kinds) in all.filter(|(_, kinds)| *kinds != 0) {
+            if kinds == user {
+                late.insert(0, (fd, kinds));
+                continue;
+            }
+            match namespace::join(fd.as_fd(), kinds) {
+                Err(Errno::PERM) => late.push((fd, kinds)),
+                joined => joined.context(|| format!("join namespaces {kinds:#x}"))?,
+            }
+        }
+        for (fd, kinds) in late {
+            namespace::join(fd.as_fd(), kinds).context(|| format!("join namespaces {kinds:#x}"))?;
         }
         Ok(())
     }
@@ -114,6 +146,9 @@ impl Namespaces {
         cgroup: Option<BorrowedFd<'_>>,
         child: impl FnOnce() -> i32,
     ) -> Result<Child> {
+        if self.through {
+            return self.spawn_through(cgroup, child);
+        }
         let born = self.born as u32 as u64;
         let Some(pid) = &self.pid else {
             return sys::process::spawn(born, cgroup, child);
@@ -133,6 +168,45 @@ impl Namespaces {
                 Err(errno).context(|| "go back to the own pid namespace")
             }
         }
+    }
+
+    /// Makes a process by way of one that joins what is to be joined, and ends.
+    fn spawn_through(
+        &self,
+        cgroup: Option<BorrowedFd<'_>>,
+        child: impl FnOnce() -> i32,
+    ) -> Result<Child> {
+        let (here, there) = sync::pair()?;
+        let between = sys::process::spawn(0, cgroup, || {
+            let made = self.join_and_spawn(child);
+            let told = made.and_then(|sibling| there.sibling(&sibling));
+            match told {
+                Ok(()) => 0,
+                Err(error) => {
+                    there.fail(&error);
+                    1
+                }
+            }
+        })?;
+        drop(there);
+        let heard = here.receive();
+        sys::process::wait(between.pidfd.as_fd())?;
+        match heard? {
+            Message::Sibling(pid, pidfd) => Ok(Child { pid, pidfd }),
+            Message::Failed(error) => Err(error),
+            _ => Err(Error::new(
+                Kind::Unknown,
+                "the process that was to make the first one died",
+            )),
+        }
+    }
+
+    fn join_and_spawn(&self, child: impl FnOnce() -> i32) -> Result<Child> {
+        if rustix::process::geteuid().is_root() {
+            sys::process::hide()?;
+        }
+        self.join_all(self.pid.as_ref())?;
+        sys::process::spawn_sibling(self.born as u32 as u64, child)
     }
 
     /// Returns the descriptors' numbers, to keep them open.

@@ -57,9 +57,11 @@ pub(super) fn mount(
     if fstype == "cgroup" || fstype == "cgroup2" {
         return cgroups::mount(root, mount, &wanted, spec);
     }
+    let was_there = root.open(target, OFlags::PATH).is_ok();
     let place = root.create_dir_all(target, 0o755)?;
-    if fstype == "tmpfs" && !wanted.data.iter().any(|data| data.starts_with("mode=")) {
-        // Who may use the folder stays as it was without the mount.
+    let has_mode = wanted.data.iter().any(|data| data.starts_with("mode="));
+    if fstype == "tmpfs" && was_there && !has_mode {
+        // Who may use the folder stays as it was without the mount; one that was not there gets the kernel's mode.
         let stat = rustix::fs::fstat(&place).context(|| format!("stat {target:?}"))?;
         wanted
             .data
