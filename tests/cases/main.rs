@@ -11,6 +11,7 @@ mod docs;
 mod images;
 mod lifecycle;
 mod parity;
+mod podman;
 mod restart;
 mod runtime;
 mod security;
