@@ -39,6 +39,8 @@ impl Leftovers {
         for _ in 0..100 {
             let found = Leftovers::find(folder, namespace);
             if found.is_empty() {
+                // Upstream's shim has runc keep its state here, whatever the daemon's folders are.
+                let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(namespace));
                 return;
             }
             for &pid in found.processes.keys() {
