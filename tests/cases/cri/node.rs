@@ -47,6 +47,8 @@ pub struct Node {
     pub image: String,
     programs: Programs,
     _registry: Option<Registry>,
+    /// The network's settings: plugins are asked by them as long as the daemon runs.
+    _network: tempfile::TempDir,
 }
 
 /// The names of the images of containers and of sandboxes.
@@ -91,8 +93,8 @@ impl Node {
         settings: &str,
     ) -> Node {
         let folder = tempfile::Builder::new().prefix("corten-cri-").tempdir();
-        // It goes with the daemon's folder: plugins are asked by it as long as there are pods.
-        let conf = folder.expect("make a folder").keep();
+        let folder = folder.expect("make a folder");
+        let conf = folder.path();
         let list = json!({
             "cniVersion": "1.0.0",
             "name": format!("net-{}", std::process::id()),
@@ -133,6 +135,7 @@ impl Node {
             image: BUSYBOX.into(),
             programs: programs.clone(),
             _registry: None,
+            _network: folder,
         };
         node.ok(&["info"]);
         node
