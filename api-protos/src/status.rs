@@ -47,7 +47,8 @@ pub fn message(error: &Error) -> String {
         .iter()
         .find(|row| row.0 == error.kind())
         .map_or("unknown", |row| row.2);
-    if error.kind() == Kind::Unknown || chain == class || chain.ends_with(&format!(": {class}")) {
+    // "task a not found" says it as well, and is what containerd says.
+    if error.kind() == Kind::Unknown || chain.ends_with(class) {
         chain
     } else {
         format!("{chain}: {class}")
@@ -123,6 +124,8 @@ mod tests {
         assert_eq!(message(&error), "container \"a\": not found");
         let again = Error::new(Kind::NotFound, message(&error));
         assert_eq!(message(&again), "container \"a\": not found");
+        let said = Error::new(Kind::NotFound, "task a not found");
+        assert_eq!(message(&said), "task a not found");
     }
 
     #[test]

@@ -24,7 +24,7 @@ struct Flags {
     /// Path to the configuration file [default: /etc/corten/config.toml, if it is there]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address of the gRPC socket [default: /run/corten/corten.sock]
+    /// Address of the gRPC socket [default: /run/corten/cortend.sock]
     #[arg(short, long, value_name = "SOCKET")]
     address: Option<PathBuf>,
     /// Directory for what outlives a reboot [default: /var/lib/corten]

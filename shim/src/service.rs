@@ -14,6 +14,7 @@ use api_protos::containerd::task::v3::{
 };
 use api_protos::containerd::v1::types::ProcessInfo;
 use corten_ttrpc::Context;
+use prost_types::Timestamp;
 use sys::{Error, Kind, Result};
 use tokio::sync::Notify;
 
@@ -21,6 +22,12 @@ use crate::io::Stdio;
 use crate::runtime::Checkpoint;
 use crate::stats;
 use crate::task::{Create, Exec, Request, Shared, Table};
+
+/// When a process that has not ended has ended: what Go's zero time becomes on the wire.
+const NEVER: Timestamp = Timestamp {
+    seconds: -62_135_596_800,
+    nanos: 0,
+};
 
 /// The service, which both versions of the API share.
 #[derive(Debug)]
@@ -80,7 +87,7 @@ impl Service for Tasks {
             stderr: view.stdio.stderr,
             terminal: view.stdio.terminal,
             exit_status: view.end.map_or(0, |end| end.status),
-            exited_at: view.end.map(|end| end.at),
+            exited_at: Some(view.end.map_or(NEVER, |end| end.at)),
             exec_id: request.exec_id,
         })
     }

@@ -465,9 +465,7 @@ fn check_mapping(labels: &Labels) -> Result<()> {
 fn active(record: Record, key: &str) -> Result<Record> {
     match record.kind {
         Kind::Active => Ok(record),
-        kind => Err(precondition(format!(
-            "snapshot {key:?} is {kind}, not active"
-        ))),
+        _ => Err(precondition(format!("snapshot {key:?} is not active"))),
     }
 }
 

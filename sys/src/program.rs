@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn a_program_has_the_descriptors_it_is_given_and_no_other() {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let leaked = std::fs::File::open("/dev/null").unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let leaked = rustix::io::fcntl_dupfd_cloexec(&null, 50).unwrap();
         rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
         let mut program = Program::new(Path::new("/bin/sh")).unwrap();
         let script = "echo $GREETING; readlink /proc/self/fd/0 /proc/self/fd/2; \
@@ -154,10 +155,10 @@ mod tests {
         assert_eq!(words.next(), Some("hello"));
         assert_eq!(words.next(), Some("/dev/null"));
         assert_eq!(words.next(), Some("/dev/null"));
-        // The shell opens the folder that it lists.
-        let open: Vec<i32> = words.map(|word| word.parse().unwrap()).collect();
-        assert!(open.contains(&7), "{open:?}");
-        assert!(open.len() <= 5, "{open:?}");
+        // Beside the usual three it may have the folder that the shell lists.
+        let mut open: Vec<i32> = words.map(|word| word.parse().unwrap()).collect();
+        open.retain(|fd| *fd > 3);
+        assert_eq!(open, [7], "not {}", leaked.as_raw_fd());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What clients should not ask for, what they leave unfinished, and a disk that is full: each gets a clear answer, and
 //! nothing is left half-made.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -435,12 +436,16 @@ fn a_full_disk_is_said_to_be_full_and_harms_nothing() {
         .root
         .join("io.containerd.content.v1.content/blobs/sha256");
     api.run(async {
-        let commit = write("kept", WriteAction::Commit, 0, b"kept");
+        // What nothing refers to may be collected at any time.
+        let root = HashMap::from([("containerd.io/gc.root".to_owned(), "now".to_owned())]);
+        let mut commit = write("kept", WriteAction::Commit, 0, b"kept");
+        commit.labels = root.clone();
+        let rooted = |key: &str| PrepareSnapshotRequest {
+            labels: root.clone(),
+            ..prepare(key, "")
+        };
         send(&api, vec![commit]).await.unwrap();
-        api.snapshots()
-            .prepare(prepare("before", ""))
-            .await
-            .unwrap();
+        api.snapshots().prepare(rooted("before")).await.unwrap();
 
         small.fill();
         let large = vec![1; 1 << 20];
@@ -489,7 +494,7 @@ fn a_full_disk_is_said_to_be_full_and_harms_nothing() {
         small.make_room();
         let commit = write("large", WriteAction::Commit, 0, b"small after all");
         send(&api, vec![commit]).await.unwrap();
-        api.snapshots().prepare(prepare("after", "")).await.unwrap();
+        api.snapshots().prepare(rooted("after")).await.unwrap();
         api.containers().create(named("new")).await.unwrap();
         for id in &acknowledged {
             let get = GetContainerRequest { id: id.clone() };

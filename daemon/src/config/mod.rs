@@ -65,8 +65,8 @@ impl Default for Config {
         Self {
             root: "/var/lib/corten".into(),
             state: "/run/corten".into(),
-            grpc: Socket::new("/run/corten/corten.sock"),
-            ttrpc: Socket::new("/run/corten/corten.sock.ttrpc"),
+            grpc: Socket::new("/run/corten/cortend.sock"),
+            ttrpc: Socket::new("/run/corten/cortend.sock.ttrpc"),
             max_message: MAX_MESSAGE,
             log_level: "info".into(),
             log_json: false,

@@ -12,7 +12,7 @@ use snapshotter::{CommitOptions, Snapshotter};
 
 use super::{Snapshots, at, child, find, find_parent, inherited, resource};
 use crate::context::Context;
-use crate::error::{Error, Kind, Result, already_exists, invalid};
+use crate::error::{Context as _, Error, Kind, Result, already_exists, invalid};
 use crate::labels::{self, Labels};
 use crate::metadata::{Read, Snapshot, Table, Tx, leases};
 use crate::time::now;
@@ -117,7 +117,7 @@ impl Commit {
             {
                 Ok(())
             }
-            other => other,
+            other => other.context(|| format!("failed to commit snapshot {}", names.from)),
         }
     }
 

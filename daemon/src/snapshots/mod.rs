@@ -301,11 +301,7 @@ impl Snapshots {
             }
             let parent = match new.parent.as_str() {
                 "" => String::new(),
-                parent => {
-                    find(tx, namespace, sn, parent)
-                        .map_err(|error| error.context("parent"))?
-                        .backend
-                }
+                parent => find_parent(tx, namespace, sn, parent)?.backend,
             };
             let number = tx.next_sequence()?;
             Ok(Ok((format!("{namespace}/{number}/{}", new.key), parent)))

@@ -1,5 +1,9 @@
 //! `corten namespaces`
 
+mod cgroups;
+
+use std::path::Path;
+
 use anyhow::Result;
 use api_protos::containerd::services::namespaces::v1::{
     CreateNamespaceRequest, DeleteNamespaceRequest, ListNamespacesRequest, Namespace,
@@ -35,6 +39,9 @@ pub enum Command {
     /// Remove namespaces that are empty
     #[command(visible_aliases = ["rm", "delete"])]
     Remove {
+        /// Also the control groups that containers of the namespace were in, on this machine
+        #[arg(short, long)]
+        cgroup: bool,
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
@@ -80,13 +87,16 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
                 .map(drop)
                 .doing(|| format!("create namespace {name}"))
         }
-        Command::Remove { names } => {
+        Command::Remove { cgroup, names } => {
             for name in names {
                 let request = DeleteNamespaceRequest { name: name.clone() };
                 service
                     .delete(request)
                     .await
                     .doing(|| format!("remove namespace {name}"))?;
+                if cgroup {
+                    cgroups::remove(Path::new(cgroups::ROOT), &name)?;
+                }
             }
             Ok(())
         }
