@@ -1,9 +1,11 @@
 //! The OCI runtime by its command line: each case holds for runc too, or it is a wrong case.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::{Bundle, Runtime, skip};
+use tests::{Bundle, Peers, Runtime, command, skip, vm};
 
 /// Runs a case with ours and with runc.
 fn each(case: impl Fn(Bundle)) {
@@ -186,21 +188,31 @@ fn limits_are_set_and_changed() {
     each(|mut bundle| {
         bundle.set("/linux/resources/memory", json!({"limit": 67_108_864}));
         bundle.set("/linux/resources/pids", json!({"limit": 50}));
-        bundle.set("/linux/resources/cpu", json!({"shares": 512, "cpus": "0"}));
-        if !std::path::Path::new("/sys/fs/cgroup/memory").exists() {
-            tests::print_skip("the host has no cgroup v1");
-            return;
-        }
+        let v1 = Path::new("/sys/fs/cgroup/memory").exists();
+        // Where there is one processor there may be no control of them.
+        let cpu = match v1 {
+            true => json!({"shares": 512, "cpus": "0"}),
+            false => json!({"quota": 50_000, "period": 100_000}),
+        };
+        bundle.set("/linux/resources/cpu", cpu);
+        let read = |bundle: &Bundle, controller: &str, v1_file: &str, v2_file: &str| match v1 {
+            true => bundle.cgroup(controller, v1_file),
+            false => bundle.cgroup("", v2_file),
+        };
+        let memory =
+            |bundle: &Bundle| read(bundle, "memory", "memory.limit_in_bytes", "memory.max");
+        let pids = |bundle: &Bundle| read(bundle, "pids", "pids.max", "pids.max");
         bundle.stay();
-        assert_eq!(bundle.cgroup("memory", "memory.limit_in_bytes"), "67108864");
-        assert_eq!(bundle.cgroup("pids", "pids.max"), "50");
-        assert_eq!(bundle.cgroup("cpu", "cpu.shares"), "512");
+        assert_eq!(memory(&bundle), "67108864");
+        assert_eq!(pids(&bundle), "50");
+        let expected = if v1 { "512" } else { "50000 100000" };
+        assert_eq!(read(&bundle, "cpu", "cpu.shares", "cpu.max"), expected);
         let id = bundle.id().to_owned();
         bundle
             .runtime(&["update", "--memory", "33554432", "--pids-limit", "20", &id])
             .ok();
-        assert_eq!(bundle.cgroup("memory", "memory.limit_in_bytes"), "33554432");
-        assert_eq!(bundle.cgroup("pids", "pids.max"), "20");
+        assert_eq!(memory(&bundle), "33554432");
+        assert_eq!(pids(&bundle), "20");
         let stats: Value = serde_json::from_str(&bundle.runtime(&["events", "--stats", &id]).ok())
             .expect("statistics are JSON");
         assert_eq!(stats["type"], "stats");
@@ -463,7 +475,7 @@ fn a_limit_of_memory_that_is_too_low_is_told_of() {
 
 #[test]
 fn a_container_that_has_delegated_its_controllers_takes_further_processes() {
-    if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+    if Path::new("/sys/fs/cgroup/memory").exists() {
         skip!("the host has no cgroup v2 with controllers");
     }
     each(|mut bundle| {
@@ -485,4 +497,32 @@ fn a_container_that_has_delegated_its_controllers_takes_further_processes() {
         let shown = bundle.runtime(&["exec", &id, "cat", "/proc/self/cgroup"]);
         assert_eq!(shown.ok(), "0::/init\n");
     });
+}
+
+/// The cases of this name and the one below run the others in the machine, and not themselves.
+const IN_MACHINE: &str = "on_control_groups_of_version_2";
+
+#[test]
+fn runtime_cases_pass_on_control_groups_of_version_2() {
+    if Peers::or_skip().is_none() {
+        return;
+    }
+    vm::again(&[], &["runtime::", "security::", "--skip", IN_MACHINE]);
+}
+
+#[test]
+fn unit_tests_of_control_groups_pass_on_control_groups_of_version_2() {
+    if Peers::or_skip().is_none() {
+        return;
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["test", "--package", "runtime", "--lib", "--no-run"]);
+    cargo.args(["--quiet", "--message-format", "json"]);
+    let built = command::run_with(&mut cargo, b"", 10 * command::LIMIT).ok();
+    let program = built.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(str::to_owned)
+    });
+    let program = program.expect("cargo tells where the tests are");
+    vm::tests_of(Path::new(&program), &[], &["cgroup::"]);
 }

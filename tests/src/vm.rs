@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{binaries, command};
 
 /// How long a test may take in the machine, its start included.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(420);
 
 /// Tells whether this process runs in the machine.
 pub fn is_inside() -> bool {
@@ -30,9 +30,15 @@ pub fn inside(options: &[&str], body: impl FnOnce()) {
 /// Runs tests of this process in the machine: those that `filter` names, as on the command line of a test binary.
 #[track_caller]
 pub fn again(options: &[&str], filter: &[&str]) {
+    let program = std::env::current_exe().expect("a test has a path");
+    tests_of(&program, options, filter);
+}
+
+/// Runs tests of another test program in the machine.
+#[track_caller]
+pub fn tests_of(program: &Path, options: &[&str], filter: &[&str]) {
     // Nothing can be built in there.
     binaries::folder();
-    let program = std::env::current_exe().expect("a test has a path");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm");
     let mut machine = Command::new("bash");
     machine.arg(script).args(options);
@@ -51,4 +57,11 @@ pub fn again(options: &[&str], filter: &[&str]) {
         .filter_map(|line| line.strip_prefix("test result: ok. "));
     let passed = ran.filter_map(|line| line.split(' ').next()?.parse::<u32>().ok());
     assert!(passed.sum::<u32>() > 0, "no test ran: {finished}");
+    for why in finished
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("SKIP: "))
+    {
+        println!("in the machine: {why}");
+    }
 }
