@@ -10,6 +10,7 @@ pub mod fdpass;
 pub mod fs;
 pub mod keyring;
 pub mod mount;
+pub mod mutant;
 pub mod namespace;
 pub mod path;
 pub mod process;

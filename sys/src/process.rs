@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::mutant::{self, Mutant};
 use crate::{Context, Error, Kind, Result};
 
 // libc's own are too narrow for their values.
@@ -212,6 +213,9 @@ pub fn reset_signals() {
 
 /// Closes every descriptor from 3 up that is not in `keep`.
 pub fn close_all_except(keep: &mut [RawFd]) -> Result<()> {
+    if mutant::is(Mutant::LeakFds) {
+        return Ok(());
+    }
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.iter().copied().filter(|fd| *fd >= 3) {
@@ -239,6 +243,9 @@ pub fn hide() -> Result<()> {
 
 /// Makes the kernel close every descriptor from `first` up when the process executes a program.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
+    if mutant::is(Mutant::LeakFds) {
+        return Ok(());
+    }
     close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 

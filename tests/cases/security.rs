@@ -60,20 +60,22 @@ fn a_symlink_for_dev_leads_nowhere_on_the_host() {
 
 #[test]
 fn a_masked_path_is_not_covered_by_something_else_than_the_null_device() {
-    let Some(mut bundle) = bundle() else { return };
-    let mounts = bundle.config["mounts"].as_array_mut().expect("an array");
-    mounts.retain(|mount| {
-        !mount["destination"]
-            .as_str()
-            .unwrap_or("")
-            .starts_with("/dev")
-    });
-    symlink(
-        "/proc/sys/kernel/core_pattern",
-        bundle.rootfs().join("dev/null"),
-    )
-    .expect("link");
-    bundle.sh("true").refused();
+    for link in [true, false] {
+        let Some(mut bundle) = bundle() else { return };
+        let mounts = bundle.config["mounts"].as_array_mut().expect("an array");
+        mounts.retain(|mount| {
+            !mount["destination"]
+                .as_str()
+                .unwrap_or("")
+                .starts_with("/dev")
+        });
+        let null = bundle.rootfs().join("dev/null");
+        match link {
+            true => symlink("/proc/sys/kernel/core_pattern", null).expect("link"),
+            false => fs::write(null, "not null").expect("write"),
+        }
+        bundle.sh("true").refused();
+    }
 }
 
 #[test]
@@ -103,11 +105,41 @@ fn no_descriptor_of_the_caller_or_the_runtime_is_open_in_the_container() {
 
 #[test]
 fn the_working_folder_is_not_a_descriptor_of_the_host() {
+    let Some(mut staying) = bundle() else { return };
+    staying.stay();
     for number in 3..12 {
+        let cwd = format!("/proc/self/fd/{number}");
         let Some(mut bundle) = bundle() else { return };
-        bundle.set("/process/cwd", json!(format!("/proc/self/fd/{number}")));
+        bundle.set("/process/cwd", json!(cwd));
         let ended = bundle.sh("ls ../../../../etc/shadow");
         assert_ne!(ended.code, Some(0), "{ended}");
+        let id = staying.id().to_owned();
+        let args = [
+            "exec",
+            "-d",
+            "--pid-file",
+            "exec.pid",
+            "--cwd",
+            &cwd,
+            &id,
+            "sleep",
+            "60",
+        ];
+        if staying.runtime(&args).code != Some(0) {
+            continue;
+        }
+        // What it got must be on a file system that is mounted in the container.
+        let pid = fs::read_to_string(staying.path().join("exec.pid")).expect("a pid file");
+        let stat = rustix::fs::stat(format!("/proc/{pid}/cwd")).expect("stat its folder");
+        let (major, minor) = (
+            rustix::fs::major(stat.st_dev),
+            rustix::fs::minor(stat.st_dev),
+        );
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("read mounts");
+        assert!(
+            mounts.contains(&format!(" {major}:{minor} ")),
+            "{cwd}: {major}:{minor}"
+        );
     }
 }
 
@@ -186,9 +218,73 @@ fn odd_users_are_refused() {
 fn an_empty_list_of_devices_allows_none() {
     let Some(mut bundle) = bundle() else { return };
     bundle.set("/linux/resources", json!({}));
-    // Capable of making the node, not of opening it.
-    let ended = bundle.sh("mknod /tmp/mem c 1 1 && cat /tmp/mem");
+    // Capable of making the node, not of opening it; whoever may open this one needs no other right.
+    let ended = bundle.sh("mknod /tmp/fuse c 10 229 && : < /tmp/fuse");
     assert!(ended.refused().contains("Operation not permitted"));
+}
+
+#[test]
+fn no_capability_is_inheritable() {
+    let Some(mut bundle) = bundle() else { return };
+    let none = "CapInh:\t0000000000000000\n";
+    let show = ["grep", "CapInh", "/proc/self/status"];
+    assert_eq!(bundle.sh(&show.join(" ")).ok(), none);
+    bundle.stay();
+    let id = bundle.id().to_owned();
+    for flags in [&["exec"][..], &["exec", "--cap", "CAP_SYS_TIME"]] {
+        let all = [flags, &[&id], &show].concat();
+        assert_eq!(bundle.runtime(&all).ok(), none);
+    }
+}
+
+#[test]
+fn the_hosts_null_device_keeps_its_owner() {
+    let Some(mut bundle) = bundle() else { return };
+    let null = bundle.path().join("null");
+    let device = rustix::fs::makedev(1, 3);
+    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, 0o666.into());
+    rustix::fs::mknodat(rustix::fs::CWD, &null, kind, mode, device).expect("make a node");
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let id = bundle.id().to_owned();
+    let runtime = bundle.command(&["run", &id]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args([
+            "-c",
+            "null=$1; shift; exec \"$@\" <$null >$null 2>$null",
+            "sh",
+        ])
+        .arg(&null)
+        .arg(runtime.get_program())
+        .args(runtime.get_args())
+        .current_dir(bundle.path());
+    tests::command::run(&mut shell).ok();
+    let owner = rustix::fs::stat(&null).expect("stat the node").st_uid;
+    assert_eq!(owner, 0);
+}
+
+#[test]
+fn kernel_parameters_are_not_written_to_a_false_proc() {
+    let Some(mut bundle) = bundle() else { return };
+    let mounts = bundle.config["mounts"].as_array_mut().expect("an array");
+    mounts.retain(|mount| mount["destination"] != "/proc");
+    bundle.set("/linux/readonlyPaths", json!([]));
+    bundle.set("/linux/maskedPaths", json!([]));
+    bundle.set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
+    let folder = bundle.rootfs().join("proc/sys/net/ipv4");
+    fs::create_dir_all(&folder).expect("make a folder");
+    fs::write(folder.join("ip_forward"), "false").expect("write");
+    let _ = bundle.sh("true");
+    let text = fs::read_to_string(folder.join("ip_forward")).expect("read");
+    assert_eq!(text, "false");
+}
+
+#[test]
+fn control_groups_that_are_mounted_read_only_cannot_be_written() {
+    let Some(mut bundle) = bundle() else { return };
+    let script =
+        "for d in /sys/fs/cgroup /sys/fs/cgroup/*/; do mkdir $d/made && exit 0; done; exit 9";
+    assert_eq!(bundle.sh(script).code, Some(9));
 }
 
 #[test]

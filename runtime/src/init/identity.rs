@@ -7,6 +7,7 @@ use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use sys::mutant::{self, Mutant};
 use sys::{Context, Result};
 
 /// The number of the last capability this knows; the kernel refuses those it does not have.
@@ -47,7 +48,12 @@ impl Identity {
             sets: CapabilitySets {
                 effective: set(capabilities.map(|all| all.effective())),
                 permitted: set(capabilities.map(|all| all.permitted())),
-                inheritable: set(capabilities.map(|all| all.inheritable())),
+                inheritable: set(capabilities.map(|all| {
+                    match mutant::is(Mutant::KeepInheritable) {
+                        true => all.permitted(),
+                        false => all.inheritable(),
+                    }
+                })),
             },
             ambient: set(capabilities.map(|all| all.ambient())),
             limits: limits.collect(),
@@ -95,7 +101,8 @@ impl Identity {
             rustix::fs::minor(stat.st_rdev),
         );
         // The null device may be the host's: its owner is not ours to change.
-        if stat.st_uid == self.uid || is_char && number == (1, 3) {
+        let is_null = is_char && number == (1, 3) && !mutant::is(Mutant::GiveNull);
+        if stat.st_uid == self.uid || is_null {
             return Ok(());
         }
         match rustix::fs::fchown(fd, Some(Uid::from_raw(self.uid)), None) {

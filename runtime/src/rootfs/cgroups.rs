@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
 use sys::attach::{self, Change};
+use sys::mutant::{self, Mutant};
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
@@ -27,7 +28,10 @@ struct Hierarchy {
 }
 
 /// Mounts the control groups.
-pub(super) fn mount(root: &Root, mount: &Mount, wanted: &Wanted, spec: &Spec) -> Result<()> {
+pub(super) fn mount(root: &Root, mount: &Mount, wanted: &mut Wanted, spec: &Spec) -> Result<()> {
+    if mutant::is(Mutant::WritableCgroups) {
+        wanted.flags.remove(MountFlags::RDONLY);
+    }
     let target = mount.destination();
     let place = root.create_dir_all(target, 0o755)?;
     let private = namespace(spec, LinuxNamespaceType::Cgroup).is_some();

@@ -8,6 +8,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use sys::attach::{self, Change};
 use sys::mount::{Mount, open_detached};
+use sys::mutant::{self, Mutant};
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
@@ -102,7 +103,9 @@ fn open_null(root: &Root) -> Result<OwnedFd> {
         rustix::fs::major(stat.st_rdev),
         rustix::fs::minor(stat.st_rdev),
     );
-    if FileType::from_raw_mode(stat.st_mode).is_char_device() && number == (1, 3) {
+    if FileType::from_raw_mode(stat.st_mode).is_char_device() && number == (1, 3)
+        || mutant::is(Mutant::NoNullCheck)
+    {
         return Ok(null);
     }
     let message = "\"/dev/null\" of the container is not the null device";
