@@ -1,12 +1,15 @@
-//! docs/parity/containerd.toml is whole: no RPC without a row, no row without a reason to be believed.
+//! The pages of parity are whole: no RPC and no flag without a row, no row without a reason to be believed.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
+use tests::{binaries, command};
 use toml::{Table, Value};
 
 const PAGE: &str = "docs/parity/containerd.toml";
+const RUNTIME: &str = "docs/parity/runtime.toml";
 const STATES: [&str; 3] = ["full", "partial", "no"];
 
 fn root() -> &'static Path {
@@ -17,7 +20,12 @@ fn root() -> &'static Path {
 
 /// Returns the rows of one kind.
 fn rows(kind: &str) -> Vec<Table> {
-    let text = fs::read_to_string(root().join(PAGE)).expect("read the page");
+    rows_of(PAGE, kind)
+}
+
+/// Returns the rows of one kind of a page.
+fn rows_of(page: &str, kind: &str) -> Vec<Table> {
+    let text = fs::read_to_string(root().join(page)).expect("read the page");
     let page: Table = text.parse().expect("the page is TOML");
     let rows = page
         .get(kind)
@@ -91,7 +99,12 @@ fn every_rpc_has_one_row() {
 fn every_row_names_a_test_that_exists_or_says_what_is_missing() {
     let mut all = String::new();
     sources(root(), &mut all);
-    for row in rows("rpc").iter().chain(&rows("config")) {
+    let kinds = ["command", "flag", "config"];
+    let runtime: Vec<Table> = kinds
+        .iter()
+        .flat_map(|kind| rows_of(RUNTIME, kind))
+        .collect();
+    for row in rows("rpc").iter().chain(&rows("config")).chain(&runtime) {
         let (name, state) = (text(row, "name"), text(row, "status"));
         assert!(STATES.contains(&state), "{name}: status {state:?}");
         let test = text(row, "test");
@@ -107,4 +120,84 @@ fn every_row_names_a_test_that_exists_or_says_what_is_missing() {
             assert!(exists, "{name}: there is no test {test}");
         }
     }
+}
+
+/// Returns the help of the runtime, or of one of its commands.
+fn help(command: Option<&str>) -> String {
+    let runtime = binaries::find("corten-runtime").expect("the tree has a runtime");
+    command::run(Command::new(runtime).args(command).arg("--help")).ok()
+}
+
+/// Returns the long flags that a help shows.
+fn flags(help: &str) -> Vec<String> {
+    let shown = help.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let line = match line.split_once(", ") {
+            Some((short, long)) if short.len() == 2 && short.starts_with('-') => long,
+            _ => line,
+        };
+        let flag = line.split(' ').next()?;
+        flag.starts_with("--").then(|| flag.to_owned())
+    });
+    shown.filter(|flag| flag != "--help").collect()
+}
+
+#[test]
+fn every_command_and_flag_of_the_runtime_has_one_row() {
+    let all = help(None);
+    let commands = all.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .map_while(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.contains(&"exec"), "not understood: {all}");
+    let mut found: BTreeSet<String> = flags(&all).into_iter().collect();
+    for command in &commands {
+        let flags = flags(&help(Some(command)));
+        found.extend(flags.iter().map(|flag| format!("{command} {flag}")));
+    }
+    found.extend(commands.into_iter().map(str::to_owned));
+    let rows = [rows_of(RUNTIME, "command"), rows_of(RUNTIME, "flag")].concat();
+    let named: Vec<&Table> = rows.iter().collect();
+    let unique: BTreeSet<String> = named
+        .iter()
+        .map(|row| text(row, "name").to_owned())
+        .collect();
+    assert_eq!(unique.len(), named.len(), "a row is there twice");
+    let missing: Vec<&String> = found.difference(&unique).collect();
+    assert!(missing.is_empty(), "no row in {RUNTIME}: {missing:?}");
+    let served = named.iter().filter(|row| text(row, "status") != "no");
+    let strange: Vec<&str> = served
+        .map(|row| text(row, "name"))
+        .filter(|name| !found.contains(*name))
+        .collect();
+    assert!(strange.is_empty(), "no such command or flag: {strange:?}");
+}
+
+#[test]
+fn each_class_of_holes_has_a_test_that_exists_and_a_mutant_that_does() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("read a file of the tree");
+    let (cases, mutants) = (read("tests/cases/security.rs"), read("sys/src/mutant.rs"));
+    let page = read("docs/security.md");
+    let mut count = 0;
+    for row in page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'))
+    {
+        let cells: Vec<&str> = row
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect();
+        let (test, mutant) = (cells[3], cells[4]);
+        assert!(
+            cases.contains(&format!("fn {test}()")),
+            "there is no test {test}"
+        );
+        for mutant in mutant.split(',').filter(|name| !name.is_empty()) {
+            let exists = mutants.contains(&format!("    {mutant},"));
+            assert!(exists, "there is no mutant {mutant}");
+        }
+        count += 1;
+    }
+    assert!(count >= 15, "the page is not understood");
 }
