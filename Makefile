@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: mutants test test-docker test-cri demo bench lint deny peers
+.PHONY: mutants release test test-docker test-cri demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -14,6 +14,10 @@ test-cri:
 	@bash tests/peers
 	@bash tests/peers-cri
 	CORTEN_TESTS_CRITEST=1 cargo test -p tests --test cases cri::critest -- --nocapture
+
+# Our programs as they are released, without shared libraries, in target/<host>/release.
+release:
+	@bash tests/release
 
 # The tests of defences, each on a runtime without the defence, where it has to fail.
 mutants:
