@@ -82,6 +82,7 @@ fn start(flags: &Flags) -> Result<()> {
     for key in unknown {
         tracing::warn!(key, "unknown configuration key");
     }
+    sys::memory::keep_little();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cpus| cpus.get().min(8)))
         .enable_all()

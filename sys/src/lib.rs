@@ -9,6 +9,7 @@ pub mod executable;
 pub mod fdpass;
 pub mod fs;
 pub mod keyring;
+pub mod memory;
 pub mod mount;
 pub mod mutant;
 pub mod namespace;
