@@ -10,7 +10,9 @@ use sys::procfs::Procfs;
 use sys::{Context, Error, Kind, Result};
 
 use crate::cgroup::{Cgroup, Entrance, UnitOptions};
-use crate::init::{Command, Identity, InitPlan, Namespaces, Plan, Stdio, failed_in_init, run_init};
+use crate::init::{
+    Command, Identity, InitPlan, Labels, Namespaces, Plan, Stdio, failed_in_init, run_init,
+};
 use crate::options::{CreateOptions, Process};
 use crate::record::{Dir, Record, validate_id};
 use crate::rootfs::{Idmapped, map_text};
@@ -111,6 +113,7 @@ fn make_init(
             process,
             command: Command::new(process, options.listen_fds)?,
             identity: Identity::new(process),
+            labels: Labels::new(process)?,
             namespaces,
             io: Stdio::new(&options.io),
             preserve_fds: options.preserve_fds,

@@ -8,7 +8,7 @@ use sys::procfs::Procfs;
 use sys::{Context, Error, Kind, Result};
 
 use crate::create::{check_preserved, set_oom_score, write_pid};
-use crate::init::{Command, Identity, Namespaces, Plan, Stdio, run_exec};
+use crate::init::{Command, Identity, Labels, Namespaces, Plan, Stdio, run_exec};
 use crate::options::{ExecOptions, Process};
 use crate::record::Record;
 use crate::sync::{self, Maker, Message};
@@ -35,6 +35,7 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         process: &process,
         command: Command::new(&process, 0)?,
         identity: Identity::new(&process),
+        labels: Labels::new(&process)?,
         namespaces: Namespaces::of_process(spec, init)?,
         io: Stdio::new(&options.io),
         preserve_fds: options.preserve_fds,
@@ -102,6 +103,12 @@ fn complete(process: &ProcessSpec, spec: &Spec) -> ProcessSpec {
     }
     if process.rlimits().is_none() {
         process.set_rlimits(first.rlimits().clone());
+    }
+    if process.apparmor_profile().is_none() {
+        process.set_apparmor_profile(first.apparmor_profile().clone());
+    }
+    if process.selinux_label().is_none() {
+        process.set_selinux_label(first.selinux_label().clone());
     }
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(first.oom_score_adj());

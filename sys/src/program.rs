@@ -12,6 +12,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::process::{self, Child};
 use crate::{Context, Error, Kind, Result};
 
+/// Where descriptors are kept while others take their numbers.
+const ABOVE: i32 = 64;
+
 /// What is executed, and with what.
 #[derive(Debug)]
 pub struct Program<'a> {
@@ -58,6 +61,8 @@ impl<'a> Program<'a> {
     pub fn start(&self) -> Result<Child> {
         let describe = || format!("execute {:?}", self.path);
         let (heard, said) = pipe_with(PipeFlags::CLOEXEC).context(describe)?;
+        // Out of the way of the numbers that the program's descriptors get.
+        let said = rustix::io::fcntl_dupfd_cloexec(&said, ABOVE).context(describe)?;
         let child = process::spawn(0, None, || {
             let errno = match self.prepare(&said) {
                 Ok(()) => process::execute(&self.path, &self.args, &self.env),
@@ -90,7 +95,7 @@ impl<'a> Program<'a> {
         for (fd, number) in &self.fds {
             // Each is moved out of the way first: one of them may be where another has to go.
             // What is closed below in one go must not be closed again by its owner.
-            let copy = rustix::io::fcntl_dupfd_cloexec(fd, 64)?.into_raw_fd();
+            let copy = rustix::io::fcntl_dupfd_cloexec(fd, ABOVE)?.into_raw_fd();
             moved.push((copy, *number));
             keep.push(*number);
         }

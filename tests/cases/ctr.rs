@@ -82,6 +82,14 @@ fn steady(ctr: &Ctr, line: &str) -> String {
     let line = line
         .replace(&ctr.folder().display().to_string(), "FOLDER")
         .replace(ctr.namespace(), "NAMESPACE");
+    // How many objects the namespace had before is each daemon's own matter.
+    let line = match line.split_once("NAMESPACE/") {
+        Some((_, rest)) => {
+            let number = rest.split('/').next().unwrap_or_default().to_owned();
+            line.replace(&format!("NAMESPACE/{number}/"), "NAMESPACE/N/")
+        }
+        None => line,
+    };
     let mut labels: Vec<&str> = line.split(',').collect();
     if labels.len() < 2 || !labels.iter().all(|label| label.contains('=')) {
         return line;

@@ -526,3 +526,29 @@ fn unit_tests_of_control_groups_pass_on_control_groups_of_version_2() {
     let program = program.expect("cargo tells where the tests are");
     vm::tests_of(Path::new(&program), &[], &["cgroup::"]);
 }
+
+#[test]
+fn a_profile_that_the_kernel_can_not_apply_is_refused() {
+    if fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n") {
+        skip!("this kernel applies profiles");
+    }
+    each(|mut bundle| {
+        bundle.config["process"]["apparmorProfile"] = json!("absent");
+        let said = bundle.sh("true").refused();
+        assert!(said.to_lowercase().contains("apparmor"), "{said}");
+    });
+}
+
+#[test]
+fn a_profile_of_apparmor_is_applied() {
+    tests::vm::inside(&["--append", "security=apparmor apparmor=1"], || {
+        each(|mut bundle| {
+            bundle.config["process"]["apparmorProfile"] = json!("unconfined");
+            let shown = bundle.sh("cat /proc/self/attr/current").ok();
+            assert_eq!(shown.trim(), "unconfined");
+            bundle.config["process"]["apparmorProfile"] = json!("absent");
+            let said = bundle.sh("true").refused();
+            assert!(said.contains("apparmor"), "{said}");
+        });
+    });
+}

@@ -56,11 +56,11 @@ pub(super) struct Args {
     /// Accepted for compatibility
     #[arg(long, hide = true)]
     ignore_paused: bool,
-    /// Accepted for compatibility
-    #[arg(long, hide = true)]
+    /// SELinux label of the process
+    #[arg(long)]
     process_label: Option<String>,
-    /// Accepted for compatibility
-    #[arg(long, hide = true)]
+    /// AppArmor profile of the process
+    #[arg(long)]
     apparmor: Option<String>,
 }
 
@@ -103,6 +103,12 @@ impl Args {
         process.set_console_size(None);
         if let Some(cwd) = &self.cwd {
             process.set_cwd(cwd.clone());
+        }
+        if let Some(label) = &self.process_label {
+            process.set_selinux_label(Some(label.clone()));
+        }
+        if let Some(profile) = &self.apparmor {
+            process.set_apparmor_profile(Some(profile.clone()));
         }
         if self.no_new_privs {
             process.set_no_new_privileges(Some(true));

@@ -26,6 +26,7 @@
 
 mod command;
 mod identity;
+mod labels;
 mod namespaces;
 mod schedule;
 mod stages;
@@ -46,6 +47,7 @@ use crate::sync::Made;
 
 pub(crate) use command::Command;
 pub(crate) use identity::Identity;
+pub(crate) use labels::Labels;
 pub(crate) use namespaces::Namespaces;
 pub(crate) use stages::{Joined, Namespaced};
 
@@ -56,6 +58,7 @@ pub(crate) struct Plan<'a> {
     pub process: &'a Process,
     pub command: Command,
     pub identity: Identity,
+    pub labels: Labels,
     pub namespaces: Namespaces,
     pub io: Stdio<'a>,
     pub preserve_fds: u32,

@@ -326,6 +326,7 @@ fn size(process: &Process) -> Option<(u16, u16)> {
 /// Becomes the user in the working folder, and finds the program as that user.
 fn drop_privileges(plan: &Plan<'_>) -> Result<Found> {
     let identity = &plan.identity;
+    plan.labels.set(&plan.procfs)?;
     schedule::apply(plan.process, plan.spec)?;
     identity.limit()?;
     identity.own_stdio()?;
