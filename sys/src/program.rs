@@ -60,9 +60,10 @@ impl<'a> Program<'a> {
     /// Executes the program in a new process and returns once it runs; signals are as a fresh session has them.
     pub fn start(&self) -> Result<Child> {
         let describe = || format!("execute {:?}", self.path);
-        let (heard, said) = pipe_with(PipeFlags::CLOEXEC).context(describe)?;
+        let (heard, first) = pipe_with(PipeFlags::CLOEXEC).context(describe)?;
         // Out of the way of the numbers that the program's descriptors get.
-        let said = rustix::io::fcntl_dupfd_cloexec(&said, ABOVE).context(describe)?;
+        let said = rustix::io::fcntl_dupfd_cloexec(&first, ABOVE).context(describe)?;
+        drop(first);
         let child = process::spawn(0, None, || {
             let errno = match self.prepare(&said) {
                 Ok(()) => process::execute(&self.path, &self.args, &self.env),
