@@ -3,6 +3,7 @@
 
 pub mod conformance;
 mod copy;
+mod mapping;
 pub mod native;
 pub mod overlay;
 mod snapshotter;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sys::mount::Mount;
 use sys::{Context, Error, Result};
 
+use crate::mapping::Mapping;
 use crate::store::{Layout, Located, Store};
 use crate::{CommitOptions, Info, Kind, Labels, Snapshotter, Usage, copy};
 
@@ -31,6 +32,7 @@ impl Native {
             fill,
             content: "",
             rebase: false,
+            maps_owners: false,
         };
         Ok(Self {
             store: Store::open(&root, layout).context(context)?,
@@ -108,7 +110,7 @@ fn mounts(snapshot: &Located) -> Result<Vec<Mount>> {
     }])
 }
 
-fn fill(folder: &Path, kind: Kind, parents: &[PathBuf]) -> Result<()> {
+fn fill(folder: &Path, kind: Kind, parents: &[PathBuf], _: Option<&Mapping>) -> Result<()> {
     match (kind, parents.first()) {
         (Kind::Active, Some(parent)) => copy::tree(parent, folder),
         _ => fs::set_permissions(folder, fs::Permissions::from_mode(0o755))

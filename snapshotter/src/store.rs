@@ -19,6 +19,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use sys::{Context, Error, Result};
 
+use crate::mapping::Mapping;
 use crate::usage;
 use crate::{CommitOptions, Info, Kind, Labels, Usage};
 use database::{Change, Database, View};
@@ -28,7 +29,8 @@ use folders::Folders;
 const REMOVED_TOGETHER: usize = 50;
 
 /// Makes the content of a new snapshot in a folder, from the folders of its parents, the nearest first.
-pub(crate) type Fill = fn(folder: &Path, kind: Kind, parents: &[PathBuf]) -> Result<()>;
+pub(crate) type Fill =
+    fn(folder: &Path, kind: Kind, parents: &[PathBuf], mapping: Option<&Mapping>) -> Result<()>;
 
 /// What a snapshotter adds to the tree.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +41,8 @@ pub(crate) struct Layout {
     pub content: &'static str,
     /// Whether a snapshot without a parent can be given one when it is committed.
     pub rebase: bool,
+    /// Whether the mounts of a snapshot can give its files to the users of a namespace.
+    pub maps_owners: bool,
 }
 
 /// The tree of snapshots.
@@ -55,6 +59,8 @@ pub(crate) struct Located {
     pub kind: Kind,
     pub folder: PathBuf,
     pub parents: Vec<PathBuf>,
+    /// Whom the files belong to, if not to whom they do on disk.
+    pub mapping: Option<Mapping>,
 }
 
 /// What the database has of a snapshot.
@@ -141,7 +147,7 @@ impl Store {
     /// Creates a snapshot and returns where it is.
     pub fn create(&self, kind: Kind, key: &str, parent: &str, labels: &Labels) -> Result<Located> {
         check_name(key)?;
-        check_mapping(labels)?;
+        let mapping = self.mapping(labels)?;
         let making = self.folders.begin()?;
         let (parent_id, parents) = {
             let view = self.database.view()?;
@@ -159,7 +165,7 @@ impl Store {
                 }
             }
         };
-        (self.layout.fill)(making.path(), kind, &parents)
+        (self.layout.fill)(making.path(), kind, &parents, mapping.as_ref())
             .context(|| format!("make the folder of snapshot {key:?}"))?;
         crash_point("filled");
         let now = SystemTime::now();
@@ -199,6 +205,7 @@ impl Store {
                     kind,
                     folder,
                     parents,
+                    mapping,
                 })
             }
             (Err(error), placed) => {
@@ -214,7 +221,9 @@ impl Store {
     /// Commits an active snapshot, as `Snapshotter::commit` says.
     pub fn commit(&self, name: &str, key: &str, options: &CommitOptions) -> Result<()> {
         check_name(name)?;
-        check_mapping(&options.labels)?;
+        if Mapping::of(&options.labels)?.is_some() {
+            return Err(unmapped("a committed snapshot"));
+        }
         let id = {
             let view = self.database.view()?;
             if view.find(name)?.is_some() {
@@ -336,7 +345,8 @@ impl Store {
         for (key, record) in lost {
             let parents = self.parents(&view, &record)?;
             let making = self.folders.begin()?;
-            (self.layout.fill)(making.path(), record.kind, &parents)
+            let mapping = Mapping::of(&record.labels)?;
+            (self.layout.fill)(making.path(), record.kind, &parents, mapping.as_ref())
                 .and_then(|()| making.place(record.id))
                 .context(|| format!("make the folder of snapshot {key:?} again"))?;
         }
@@ -352,7 +362,16 @@ impl Store {
             kind: record.kind,
             folder: self.folders.path(record.id),
             parents: self.parents(view, record)?,
+            mapping: Mapping::of(&record.labels)?,
         })
+    }
+
+    /// Returns the mapping that labels ask for; to ignore it would give a container files of the wrong owner.
+    fn mapping(&self, labels: &Labels) -> Result<Option<Mapping>> {
+        match Mapping::of(labels)? {
+            Some(_) if !self.layout.maps_owners => Err(unmapped("a snapshot here")),
+            mapping => Ok(mapping),
+        }
     }
 
     /// Returns the folders of all that is below a snapshot, the nearest first.
@@ -448,18 +467,11 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-/// Refuses labels that ask for ownership to be mapped: to ignore them would give a container files of the wrong owner.
-fn check_mapping(labels: &Labels) -> Result<()> {
-    for name in ["uidmapping", "gidmapping"] {
-        let label = format!("containerd.io/snapshot/{name}");
-        if labels.contains_key(&label) {
-            return Err(Error::new(
-                sys::Kind::Unimplemented,
-                format!("label {label:?}: snapshots with mapped owners are not supported"),
-            ));
-        }
-    }
-    Ok(())
+fn unmapped(what: &str) -> Error {
+    Error::new(
+        sys::Kind::Unimplemented,
+        format!("{what} with mapped owners is not supported"),
+    )
 }
 
 fn active(record: Record, key: &str) -> Result<Record> {

@@ -1,13 +1,13 @@
 //! Namespaces of the calling process: left, joined, and set up from within.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
 use crate::process::{self, last_errno};
 use crate::procfs::Procfs;
-use crate::{Context, Result};
+use crate::{Context, Error, Kind, Result};
 
 /// Joins the namespaces of kinds `kinds` (`CLONE_NEW*`) that `fd` stands for: one namespace, or a process by its pidfd.
 pub fn join(fd: BorrowedFd<'_>, kinds: i32) -> Result<(), Errno> {
@@ -27,25 +27,61 @@ pub fn unshare(kinds: i32) -> Result<(), Errno> {
 
 /// Returns a new user namespace with these maps, in which there is no process.
 pub fn mapped_user(procfs: &Procfs, uids: &str, gids: &str) -> Result<OwnedFd> {
-    let flags = libc::CLONE_NEWUSER as u64;
+    with_mapped_user(procfs, uids, gids, false, |pid| {
+        let path = format!("/proc/{pid}/ns/user");
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
+            .context(|| format!("open {path:?}"))
+    })
+}
+
+/// Calls `take` with the id of a process in a new user namespace with these maps, which ends afterwards. With
+/// `network` it is also in a new network namespace, which belongs to that user namespace and whose loopback interface
+/// is up.
+pub fn with_mapped_user<T>(
+    procfs: &Procfs,
+    uids: &str,
+    gids: &str,
+    network: bool,
+    take: impl FnOnce(i32) -> Result<T>,
+) -> Result<T> {
+    let mut flags = libc::CLONE_NEWUSER as u64;
+    if network {
+        flags |= libc::CLONE_NEWNET as u64;
+    }
     // A namespace begins with a process; this one only waits to be killed.
     let child = process::spawn(flags, None, || {
         loop {
             rustix::event::pause();
         }
     })?;
-    let open = || {
-        let pid = child.pid;
-        procfs.write(&format!("{pid}/uid_map"), uids.as_bytes())?;
-        procfs.write(&format!("{pid}/gid_map"), gids.as_bytes())?;
-        let path = format!("/proc/{pid}/ns/user");
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
-            .context(|| format!("open {path:?}"))
-    };
-    let opened = open();
+    let taken = mapped(procfs, child.pid, uids, gids)
+        .and_then(|()| match network {
+            true => loopback_up_of(child.pid),
+            false => Ok(()),
+        })
+        .and_then(|()| take(child.pid));
     process::kill_and_wait(&child)?;
-    opened
+    taken
+}
+
+fn mapped(procfs: &Procfs, pid: i32, uids: &str, gids: &str) -> Result<()> {
+    procfs.write(&format!("{pid}/uid_map"), uids.as_bytes())?;
+    procfs.write(&format!("{pid}/gid_map"), gids.as_bytes())
+}
+
+/// Brings up the loopback interface of a process's network namespace, by a thread that goes there.
+fn loopback_up_of(pid: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/net");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let namespace = rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
+        .context(|| format!("open {path:?}"))?;
+    std::thread::spawn(move || {
+        join(namespace.as_fd(), libc::CLONE_NEWNET).context(|| format!("enter {path:?}"))?;
+        loopback_up()
+    })
+    .join()
+    .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread ended early")))
 }
 
 /// Sets the host name of the UTS namespace.

@@ -76,6 +76,17 @@ impl Folders {
         self.state.join("containers").join(id).join(exec)
     }
 
+    /// Returns where the image is mounted that a container's mount of this number asks for.
+    pub fn image_mount(&self, id: &str, number: usize) -> PathBuf {
+        let folder = self.state.join("containers").join(id);
+        folder.join("images").join(number.to_string())
+    }
+
+    /// Returns where a pod's user namespace is mounted.
+    pub fn userns(&self, id: &str) -> PathBuf {
+        self.state.join("sandboxes").join(id).join("userns")
+    }
+
     /// Returns where a network namespace is mounted.
     pub fn netns(&self, name: &str) -> PathBuf {
         self.netns.join(name)
@@ -83,14 +94,18 @@ impl Folders {
 
     /// Removes the folders of a pod.
     pub fn remove_pod(&self, id: &str) -> Result<()> {
-        sys::mount::unmount_all(&self.shm(id))?;
-        remove(&self.state.join("sandboxes").join(id))?;
+        let state = self.state.join("sandboxes").join(id);
+        sys::mount::unmount_all(&state)?;
+        remove(&state)?;
         remove(&self.pod(id))
     }
 
     /// Removes the folders of a container.
     pub fn remove_container(&self, id: &str) -> Result<()> {
-        remove(&self.state.join("containers").join(id))?;
+        let state = self.state.join("containers").join(id);
+        // Nothing is ever removed through a mount.
+        sys::mount::unmount_all(&state)?;
+        remove(&state)?;
         remove(&self.container(id))
     }
 }

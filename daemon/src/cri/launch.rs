@@ -12,6 +12,7 @@ use sys::mount::Mount;
 use super::Cri;
 use super::config::Runtime;
 use super::store::ignore_missing;
+use super::userns::Mappings;
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -47,20 +48,21 @@ pub struct Streams {
     pub paths: [String; 3],
 }
 
-/// Makes the writable snapshot of a container; the context's lease holds it until there is a record.
+/// Makes the writable snapshot of a container, in this snapshotter, of this name and above this one; its files belong
+/// to the users of the namespace that has the mappings. The context's lease holds it until there is a record.
 pub async fn snapshot(
     cri: &Cri,
     context: &Context,
-    snapshotter: &str,
-    id: &str,
-    chain: &str,
+    (snapshotter, id, chain): (&str, &str, &str),
+    mappings: Option<Mappings>,
 ) -> Result<Vec<Mount>> {
     let snapshots = cri.parts.snapshots.clone();
     let (context, snapshotter) = (context.clone(), snapshotter.to_owned());
     let (id, chain) = (id.to_owned(), chain.to_owned());
+    let labels = mappings.map(Mappings::labels).unwrap_or_default();
     blocking(move || {
         snapshots
-            .prepare(&context, &snapshotter, &id, &chain, Labels::new())
+            .prepare(&context, &snapshotter, &id, &chain, labels)
             .context(|| format!("prepare the snapshot of {id}"))
     })
     .await

@@ -6,7 +6,7 @@
 //! | `spec/` | from what CRI says to OCI specifications: pure |
 //! | `state.rs`, `store.rs` | the states of a container; pods and containers, in memory and on disk |
 //! | `launch.rs`, `rootfs.rs`, `io.rs`, `log.rs` | snapshots, records and tasks; users and volumes; output |
-//! | `cni.rs`, `netns.rs` | networks |
+//! | `cni.rs`, `netns.rs`, `userns.rs` | networks and the namespaces that are made before a pod |
 //! | `stream/` | exec, attach and port forwarding |
 //! | `restart.rs` | finding what an earlier daemon has left running |
 //!
@@ -34,6 +34,7 @@ pub mod spec;
 pub mod state;
 pub mod store;
 pub mod stream;
+pub mod userns;
 
 use std::future::Future;
 use std::io::Read;

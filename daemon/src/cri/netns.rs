@@ -13,6 +13,19 @@ const CLONE_NEWNET: i32 = 0x4000_0000;
 
 /// Makes a network namespace whose loopback interface is up, and mounts it on the new file `path`.
 pub fn create(path: &Path) -> Result<()> {
+    let target = path.to_owned();
+    // The thread ends with its namespace; only the mount keeps it.
+    std::thread::spawn(move || {
+        sys::namespace::unshare(CLONE_NEWNET).context(|| "make a network namespace")?;
+        sys::namespace::loopback_up()?;
+        keep("/proc/thread-self/ns/net", &target)
+    })
+    .join()
+    .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread ended early")))
+}
+
+/// Mounts the namespace that the file `namespace` stands for on the new file `path`.
+pub fn keep(namespace: &str, path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).context(|| format!("make folder {folder:?}"))?;
     }
@@ -21,25 +34,17 @@ pub fn create(path: &Path) -> Result<()> {
         .create_new(true)
         .open(path)
         .context(|| format!("create {path:?}"))?;
-    let target = path.to_owned();
-    // The thread ends with its namespace; only the mount keeps it.
-    let made = std::thread::spawn(move || {
-        sys::namespace::unshare(CLONE_NEWNET).context(|| "make a network namespace")?;
-        sys::namespace::loopback_up()?;
-        let mount = Mount {
-            fstype: "bind".into(),
-            source: "/proc/thread-self/ns/net".into(),
-            options: vec!["bind".into()],
-            ..Mount::default()
-        };
-        mount.mount(&target)
-    })
-    .join()
-    .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread ended early")));
-    if made.is_err() {
+    let mount = Mount {
+        fstype: "bind".into(),
+        source: namespace.into(),
+        options: vec!["bind".into()],
+        ..Mount::default()
+    };
+    let mounted = mount.mount(path);
+    if mounted.is_err() {
         let _ = fs::remove_file(path);
     }
-    made
+    mounted
 }
 
 /// Has the calling thread enter a network namespace, for as long as the thread lives.

@@ -36,7 +36,7 @@ pub async fn status(cri: &Cri, request: StatusRequest) -> StatusResponse {
     ];
     let features = RuntimeHandlerFeatures {
         recursive_read_only_mounts: true,
-        user_namespaces: false,
+        user_namespaces: true,
     };
     let handler = |name: &str| RuntimeHandler {
         name: name.to_owned(),
@@ -60,6 +60,7 @@ pub async fn status(cri: &Cri, request: StatusRequest) -> StatusResponse {
                 "confDir": cri.config.cni.conf_dir,
                 "binDirs": cri.config.cni.bin_dirs,
             },
+            "stateDir": cri.folders.state(),
             "sandboxImage": cri.config.sandbox_image,
         });
         info.insert("config".to_owned(), config.to_string());

@@ -16,6 +16,7 @@ use sys::{Context, Error, Kind, Result};
 
 use super::cgroups;
 use super::copy_up::copy_up;
+use super::idmap::Tree;
 
 /// The attribute of a read-only mount.
 pub(super) const READ_ONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
@@ -36,16 +37,21 @@ pub(super) fn mount(
     root: &Root,
     bundle: &Path,
     mount: &Mount,
-    idmapped: Option<&OwnedFd>,
+    made: Option<&Tree>,
     spec: &Spec,
 ) -> Result<()> {
     let mut wanted = parse(mount);
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let target = &clean(mount.destination());
     if is_bind(mount) {
-        return match idmapped {
-            Some(tree) => bind(root, target, mount, tree, &wanted),
-            None => bind(root, target, mount, &clone_source(bundle, mount)?, &wanted),
+        if let Some(Tree::Mapped(tree)) = made {
+            return bind(root, target, mount, tree, &wanted);
+        }
+        return match (clone_source(bundle, mount), made) {
+            (Err(error), Some(Tree::Plain(tree))) if error.errno() == Some(Errno::ACCESS) => {
+                bind(root, target, mount, tree, &wanted)
+            }
+            (tree, _) => bind(root, target, mount, &tree?, &wanted),
         };
     }
     if fstype.is_empty() {

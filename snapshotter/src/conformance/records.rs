@@ -229,9 +229,17 @@ fn parents_are_kept(snapshotter: &dyn Snapshotter) {
 }
 
 fn mappings(snapshotter: &dyn Snapshotter) {
-    let mapped = labels(&[("containerd.io/snapshot/uidmapping", "0:1000:1")]);
-    refused(snapshotter.prepare("a", "", &mapped), Unimplemented);
+    let half = labels(&[("containerd.io/snapshot/uidmapping", "0:1000:1")]);
+    refused(snapshotter.prepare("a", "", &half), InvalidArgument);
     refused(snapshotter.stat("a"), NotFound);
+    let mapped = labels(&[
+        ("containerd.io/snapshot/uidmapping", "0:1000:1"),
+        ("containerd.io/snapshot/gidmapping", "0:1000:1"),
+    ]);
+    match snapshotter.capabilities().contains(&"remap-ids") {
+        true => drop(snapshotter.prepare("a", "", &mapped).unwrap()),
+        false => refused(snapshotter.prepare("a", "", &mapped), Unimplemented),
+    }
 }
 
 fn endings(snapshotter: &dyn Snapshotter) {

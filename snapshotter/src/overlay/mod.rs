@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use sys::mount::Mount;
 use sys::{Context, Result};
 
+use crate::mapping::Mapping;
 use crate::store::{Layout, Store};
 use crate::{CommitOptions, Info, Kind, Labels, Snapshotter, Usage};
 use mounts::Features;
@@ -50,11 +51,12 @@ impl Overlay {
             .context(context)?;
         // The paths go into mount options, which another process in another folder may use.
         let root = root.canonicalize().context(context)?;
-        let features = Features::detect();
+        let features = Features::detect(&root);
         let layout = Layout {
             fill,
             content: "fs",
             rebase: !features.userxattr,
+            maps_owners: features.maps_owners,
         };
         Ok(Self {
             store: Store::open(&root, layout).context(context)?,
@@ -140,16 +142,17 @@ impl Snapshotter for Overlay {
     /// A snapshot that is rebased must hold a layer in overlay's own form, whiteouts included: it is mounted as a
     /// plain folder while it has no parent.
     fn capabilities(&self) -> &'static [&'static str] {
-        match self.features.userxattr {
+        match (self.features.userxattr, self.features.maps_owners) {
             // In a user namespace the whiteouts of a plain folder cannot be made.
-            true => &[],
-            false => &["rebase"],
+            (true, _) => &[],
+            (false, false) => &["rebase"],
+            (false, true) => &["remap-ids", "rebase"],
         }
     }
 }
 
 /// Makes the folders of a snapshot; the root has owner and mode of the one below, which it hides in the mount.
-fn fill(folder: &Path, kind: Kind, parents: &[PathBuf]) -> Result<()> {
+fn fill(folder: &Path, kind: Kind, parents: &[PathBuf], mapping: Option<&Mapping>) -> Result<()> {
     let upper = folder.join("fs");
     create(&upper, 0o755)?;
     if kind == Kind::Active {
@@ -158,7 +161,20 @@ fn fill(folder: &Path, kind: Kind, parents: &[PathBuf]) -> Result<()> {
     if let Some(parent) = parents.first() {
         inherit(&upper, &parent.join("fs"))?;
     }
-    Ok(())
+    match mapping {
+        Some(mapping) => give(&upper, mapping),
+        None => Ok(()),
+    }
+}
+
+/// Gives `upper` to those that the mapping makes its owners: a mount maps the folders below, never the upper one.
+fn give(upper: &Path, mapping: &Mapping) -> Result<()> {
+    let found = upper
+        .symlink_metadata()
+        .context(|| format!("stat {upper:?}"))?;
+    let (uid, gid) = mapping.owner(found.uid(), found.gid());
+    std::os::unix::fs::lchown(upper, Some(uid), Some(gid))
+        .context(|| format!("change owner of {upper:?}"))
 }
 
 /// Gives `upper` the owner and mode of `lower`.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use sys::mount::Mount;
-use sys::{Error, Result};
+use sys::mount::{Mount, TempMount};
+use sys::{Context, Error, Result};
 
 use crate::Kind;
+use crate::mapping::Mapping;
 use crate::store::Located;
 
 /// The kernel refuses more lower layers.
@@ -18,16 +19,39 @@ pub(super) struct Features {
     pub index_off: bool,
     /// We are in a user namespace, where overlay cannot write `trusted.` attributes.
     pub userxattr: bool,
+    /// Lower folders can have their owners mapped, by the kernel (from 5.19) and by the file system they are on.
+    pub maps_owners: bool,
 }
 
 impl Features {
-    /// Asks the kernel.
-    pub fn detect() -> Self {
+    /// Asks the kernel what it can do with folders in `root`.
+    pub fn detect(root: &Path) -> Self {
+        let userxattr = in_user_namespace();
         Self {
             index_off: Path::new("/sys/module/overlay/parameters/index").exists(),
-            userxattr: in_user_namespace(),
+            userxattr,
+            maps_owners: !userxattr && maps_owners(root).is_ok(),
         }
     }
+}
+
+/// Mounts two folders with mapped owners: only that tells whether it can be done.
+fn maps_owners(root: &Path) -> Result<()> {
+    let folder = root.join("mapping");
+    let lower = [folder.join("1"), folder.join("2")];
+    let tried = lower
+        .iter()
+        .try_for_each(std::fs::create_dir_all)
+        .context(|| format!("create folders in {folder:?}"))
+        .and_then(|()| {
+            let [one, two] = [in_option(&lower[0])?, in_option(&lower[1])?];
+            let options = ["uidmap=0:1:1", "gidmap=0:1:1"].map(str::to_owned);
+            let mut mount = overlay_mount(options.into());
+            mount.options.push(format!("lowerdir={one}:{two}"));
+            TempMount::new_in(&folder, &[mount])?.close()
+        });
+    let _ = std::fs::remove_dir_all(&folder);
+    tried
 }
 
 /// A process of the first user namespace maps all ids onto themselves.
@@ -41,9 +65,10 @@ fn in_user_namespace() -> bool {
 /// Returns the mounts of a snapshot.
 pub(super) fn of(snapshot: &Located, features: &Features, extra: &[String]) -> Result<Vec<Mount>> {
     match (snapshot.kind, snapshot.parents.as_slice()) {
-        (Kind::Active, []) => bind(&snapshot.folder, "rw"),
-        (_, []) => bind(&snapshot.folder, "ro"),
-        (Kind::View, [only]) => bind(only, "ro"),
+        // The folder has its owner already.
+        (Kind::Active, []) => bind(&snapshot.folder, "rw", None),
+        (_, []) => bind(&snapshot.folder, "ro", None),
+        (Kind::View, [only]) => bind(only, "ro", snapshot.mapping.as_ref()),
         _ => overlay(snapshot, features, extra),
     }
 }
@@ -53,13 +78,24 @@ pub(super) fn upper(folder: &Path) -> Result<String> {
     in_option(&folder.join("fs"))
 }
 
-fn bind(folder: &Path, access: &str) -> Result<Vec<Mount>> {
+fn bind(folder: &Path, access: &str, mapping: Option<&Mapping>) -> Result<Vec<Mount>> {
+    let mut options = vec![access.to_owned(), "rbind".to_owned()];
+    options.extend(mapping.into_iter().flat_map(Mapping::options));
     Ok(vec![Mount {
         fstype: "bind".to_owned(),
         source: upper(folder)?,
         target: String::new(),
-        options: vec![access.to_owned(), "rbind".to_owned()],
+        options,
     }])
+}
+
+fn overlay_mount(options: Vec<String>) -> Mount {
+    Mount {
+        fstype: "overlay".to_owned(),
+        source: "overlay".to_owned(),
+        target: String::new(),
+        options,
+    }
 }
 
 fn overlay(snapshot: &Located, features: &Features, extra: &[String]) -> Result<Vec<Mount>> {
@@ -73,7 +109,8 @@ fn overlay(snapshot: &Located, features: &Features, extra: &[String]) -> Result<
             ),
         ));
     }
-    let mut options = Vec::with_capacity(5 + extra.len());
+    let mut options = Vec::with_capacity(7 + extra.len());
+    options.extend(snapshot.mapping.iter().flat_map(Mapping::options));
     if features.index_off {
         options.push("index=off".to_owned());
     }
@@ -88,12 +125,7 @@ fn overlay(snapshot: &Located, features: &Features, extra: &[String]) -> Result<
     }
     let lower: Result<Vec<String>> = parents.iter().map(|parent| upper(parent)).collect();
     options.push(format!("lowerdir={}", lower?.join(":")));
-    Ok(vec![Mount {
-        fstype: "overlay".to_owned(),
-        source: "overlay".to_owned(),
-        target: String::new(),
-        options,
-    }])
+    Ok(vec![overlay_mount(options)])
 }
 
 /// Returns a path as it can stand in overlay's options, which whoever mounts may split at commas and colons.
@@ -121,6 +153,7 @@ mod tests {
                 .rev()
                 .map(|id| format!("/s/{id}").into())
                 .collect(),
+            mapping: None,
         }
     }
 
@@ -129,6 +162,7 @@ mod tests {
         let features = Features {
             index_off: true,
             userxattr: false,
+            maps_owners: true,
         };
         let shapes: [(Kind, usize, &str, &str, &[&str]); 5] = [
             (Kind::Active, 0, "bind", "/s/9/fs", &["rw", "rbind"]),
@@ -169,10 +203,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_below_has_its_owners_mapped() {
+        let features = Features {
+            index_off: false,
+            userxattr: false,
+            maps_owners: true,
+        };
+        let labels = ["uid", "gid"].map(|name| {
+            let label = format!("containerd.io/snapshot/{name}mapping");
+            (label, "0:7:9".to_owned())
+        });
+        let mapping = Mapping::of(&labels.into()).unwrap();
+        for (kind, parents, mapped) in [
+            (Kind::Active, 0, false),
+            (Kind::View, 1, true),
+            (Kind::View, 2, true),
+            (Kind::Active, 1, true),
+        ] {
+            let snapshot = Located {
+                mapping: mapping.clone(),
+                ..located(kind, parents)
+            };
+            let options = &of(&snapshot, &features, &[]).unwrap()[0].options;
+            for option in ["uidmap=0:7:9", "gidmap=0:7:9"] {
+                let has = options.contains(&option.to_owned());
+                assert_eq!(has, mapped, "{kind} of {parents}");
+            }
+        }
+    }
+
+    #[test]
     fn a_user_namespace_gets_userxattr() {
         let features = Features {
             index_off: false,
             userxattr: true,
+            maps_owners: false,
         };
         let mounts = of(&located(Kind::View, 2), &features, &[]).unwrap();
         assert_eq!(mounts[0].options[0], "userxattr");
@@ -180,7 +245,8 @@ mod tests {
 
     #[test]
     fn more_layers_than_overlay_takes_are_refused() {
-        let features = Features::detect();
+        let dir = tempfile::tempdir().unwrap();
+        let features = Features::detect(dir.path());
         of(&located(Kind::Active, MAX_LOWER), &features, &[]).unwrap();
         let error = of(&located(Kind::Active, MAX_LOWER + 1), &features, &[]).unwrap_err();
         assert_eq!(error.kind(), sys::Kind::FailedPrecondition);

@@ -6,6 +6,7 @@
 mod new;
 mod old;
 mod options;
+mod owners;
 mod table;
 mod temp;
 

@@ -12,6 +12,7 @@ use rustix::mount::{
 
 use super::Mount;
 use super::options::{Options, lower_dirs};
+use super::owners::{self, Folders};
 use crate::{Context, Error, Result};
 
 /// The attributes of a read-only mount.
@@ -60,6 +61,9 @@ fn clone_tree(mount: &Mount, options: &Options) -> Result<Created> {
         // As with mount(2), the flags are for the mount itself, not for those below it.
         set_attributes(tree.as_fd(), attributes, false).context(|| "set mount attributes")?;
     }
+    if let Some(owners) = &options.owners {
+        owners::give(&tree, &owners::namespace(owners)?)?;
+    }
     Ok(Created::Tree(tree))
 }
 
@@ -68,6 +72,11 @@ fn create_filesystem(mount: &Mount, options: &Options) -> Result<Created> {
     let context =
         fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).context(|| format!("open {fstype:?}"))?;
     let fs = context.as_fd();
+    let mut lower = match &options.owners {
+        Some(owners) if fstype == "overlay" => Some(Folders::new(owners)?),
+        Some(_) => return Ok(Created::Unsupported),
+        None => None,
+    };
     if mount.source.len() > STRING_MAX {
         return Ok(Created::Unsupported);
     }
@@ -85,7 +94,7 @@ fn create_filesystem(mount: &Mount, options: &Options) -> Result<Created> {
                 true
             }
             Some((key @ ("lowerdir" | "upperdir" | "workdir"), value)) if fstype == "overlay" => {
-                set_layers(fs, key, value)?
+                set_layers(fs, key, value, lower.as_mut())?
             }
             Some((_, value)) if value.len() > STRING_MAX => false,
             Some((key, value)) => {
@@ -97,14 +106,23 @@ fn create_filesystem(mount: &Mount, options: &Options) -> Result<Created> {
             return Ok(Created::Unsupported);
         }
     }
-    fsconfig_create(fs).map_err(|errno| explain(fs, errno, "create file system"))?;
+    match fsconfig_create(fs) {
+        // The kernel takes descriptors, but not of detached mounts (6.13 and 6.14).
+        Err(Errno::INVAL) if lower.is_some() => return Ok(Created::Unsupported),
+        created => created.map_err(|errno| explain(fs, errno, "create file system"))?,
+    }
     let tree = fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes(options.flags))
         .context(|| "create mount")?;
     Ok(Created::Tree(tree))
 }
 
 /// Gives overlay its folders; false on kernels that take them by name only.
-fn set_layers(fs: BorrowedFd<'_>, key: &str, value: &str) -> Result<bool> {
+fn set_layers(
+    fs: BorrowedFd<'_>,
+    key: &str,
+    value: &str,
+    mut lower: Option<&mut Folders>,
+) -> Result<bool> {
     let Some(dirs) = lower_dirs(value) else {
         return Ok(false);
     };
@@ -114,8 +132,11 @@ fn set_layers(fs: BorrowedFd<'_>, key: &str, value: &str) -> Result<bool> {
     };
     for dir in &dirs {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let layer = rustix::fs::open(dir.as_str(), flags, Mode::empty())
-            .context(|| format!("open layer {dir:?}"))?;
+        let layer = match &mut lower {
+            Some(lower) if key == "lowerdir+" => lower.open(dir)?,
+            _ => rustix::fs::open(dir.as_str(), flags, Mode::empty())
+                .context(|| format!("open layer {dir:?}"))?,
+        };
         match fsconfig_set_fd(fs, key, &layer) {
             Ok(()) => {}
             Err(errno) => {

@@ -9,6 +9,7 @@ use rustix::mount::{MountFlags, mount_change, mount_remount};
 use rustix::thread::UnshareFlags;
 
 use super::options::{Options, lower_dirs};
+use super::owners::Named;
 use super::{Mount, entries};
 use crate::{Context, Error, Kind, Result};
 
@@ -17,6 +18,14 @@ const DATA_MAX: usize = 4095;
 
 /// Mounts by mount(2).
 pub(super) fn mount(mount: &Mount, options: &Options, target: BorrowedFd<'_>) -> Result<()> {
+    if let Some(owners) = &options.owners {
+        if mount.fstype != "overlay" {
+            let message = "this kernel cannot map the owners of such a mount";
+            return Err(Error::new(Kind::Unimplemented, message));
+        }
+        let (_named, mount) = Named::new(mount, owners)?;
+        return self::mount(&mount, &Options::parse(&mount.options), target);
+    }
     let target = by_descriptor(target);
     let data = CString::new(options.data.join(","))
         .map_err(|error| Error::other("mount options", error).with_kind(Kind::InvalidArgument))?;

@@ -13,8 +13,19 @@ pub struct Options {
     pub remount: bool,
     /// The propagation to set once it is mounted.
     pub propagation: Option<MountPropagationFlags>,
+    /// Whose the files are to be: the maps of users and of groups, of a bind mount or of overlay's lower folders.
+    pub owners: Option<Owners>,
     /// What the file system itself understands: `key` or `key=value`.
     pub data: Vec<String>,
+}
+
+/// Maps of users and groups in the kernel's form, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// The map of users.
+    pub uids: String,
+    /// The map of groups.
+    pub gids: String,
 }
 
 impl Options {
@@ -24,6 +35,7 @@ impl Options {
             flags: MountFlags::empty(),
             remount: false,
             propagation: None,
+            owners: None,
             data: Vec::new(),
         };
         for option in options {
@@ -33,12 +45,22 @@ impl Options {
                 parsed.propagation = Some(propagation);
             } else if option == "remount" {
                 parsed.remount = true;
+            } else if let Some(map) = option.strip_prefix("uidmap=") {
+                parsed.owners.get_or_insert_default().uids = lines(map);
+            } else if let Some(map) = option.strip_prefix("gidmap=") {
+                parsed.owners.get_or_insert_default().gids = lines(map);
             } else if option != "defaults" && !option.is_empty() {
                 parsed.data.push(option.clone());
             }
         }
         parsed
     }
+}
+
+/// Returns a map, `container:host:length` with commas between, in the kernel's form.
+fn lines(map: &str) -> String {
+    let lines = map.split(',').map(|line| line.replace(':', " ") + "\n");
+    lines.collect()
 }
 
 /// Returns the flag that an option sets (true) or clears.
@@ -115,7 +137,14 @@ pub fn read_only(mounts: &[Mount]) -> Vec<Mount> {
 
 fn read_only_mount(mount: &Mount) -> Mount {
     let mut mount = mount.clone();
-    if mount.fstype == "overlay" {
+    let mapped = mount
+        .options
+        .iter()
+        .any(|option| option.starts_with("uidmap="));
+    if mount.fstype == "overlay" && mapped {
+        // Lower folders have their owners mapped; the upper one, which has the right owners already, must stay it.
+        mount.options.push("ro".to_string());
+    } else if mount.fstype == "overlay" {
         let upper = mount
             .options
             .iter()

@@ -53,7 +53,7 @@ impl Drop for TempMount {
 }
 
 /// Makes an empty folder that only its owner can enter.
-fn create(dir: &Path) -> Result<PathBuf> {
+pub(super) fn create(dir: &Path) -> Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

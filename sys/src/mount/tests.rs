@@ -273,3 +273,61 @@ fn mounts_become_read_only_recursively() {
     assert!(fs::write(target.join("below/b"), "").is_err());
     finish(dir);
 }
+
+#[test]
+fn both_interfaces_map_the_owners_of_lower_folders() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(dir) = scratch() else { return };
+    let mut options = layers(dir.path(), 3, 4);
+    options.extend(["uidmap=0:1000:10", "gidmap=0:2000:10"].map(str::to_owned));
+    let mount = overlay(&options);
+    let target = dir.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let own = format!("corten-mount-{}-", std::process::id());
+    let left = || {
+        let names = fs::read_dir(std::env::temp_dir()).unwrap();
+        let mut names = names.map(|name| name.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().starts_with(&own))
+    };
+    let by_new: fn(&Mount, &Path) -> Result<()> = Mount::mount;
+    for interface in [by_new, by_mount2] {
+        interface(&mount, &target).unwrap();
+        let found = fs::metadata(target.join("top")).unwrap();
+        assert_eq!((found.uid(), found.gid()), (1000, 2000));
+        // What is copied up belongs to the same on disk.
+        fs::write(target.join("own-1"), "changed").unwrap();
+        let upper = fs::metadata(dir.path().join("upper/own-1")).unwrap();
+        assert_eq!((upper.uid(), upper.gid()), (1000, 2000));
+        unmount_all(&target).unwrap();
+        assert!(!left(), "no folder is left");
+        let readable = &read_only(std::slice::from_ref(&mount))[0];
+        interface(readable, &target).unwrap();
+        assert!(fs::write(target.join("new"), "").is_err());
+        unmount_all(&target).unwrap();
+    }
+    let half = overlay(&[options[3].clone(), "uidmap=0:1:1".to_owned()]);
+    assert!(half.mount(&target).is_err());
+    finish(dir);
+}
+
+#[test]
+fn the_owners_of_a_bind_are_mapped() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(dir) = scratch() else { return };
+    let [source, target] = ["source", "target"].map(|name| dir.path().join(name));
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&target).unwrap();
+    fs::write(source.join("file"), "").unwrap();
+    let mount = Mount {
+        fstype: "bind".to_string(),
+        source: source.display().to_string(),
+        target: String::new(),
+        options: ["ro", "rbind", "uidmap=0:7:1", "gidmap=0:8:1"]
+            .map(str::to_owned)
+            .into(),
+    };
+    mount.mount(&target).unwrap();
+    let found = fs::metadata(target.join("file")).unwrap();
+    assert_eq!((found.uid(), found.gid()), (7, 8));
+    finish(dir);
+}

@@ -3,3 +3,4 @@
 mod critest;
 mod node;
 mod pods;
+mod volumes;

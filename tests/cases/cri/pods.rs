@@ -9,7 +9,7 @@ use super::node::{Node, Programs};
 
 /// Runs a case on upstream's node and on ours; what it returns must be the same.
 #[track_caller]
-fn same<T: PartialEq + std::fmt::Debug>(case: impl Fn(&Node) -> T) {
+pub fn same<T: PartialEq + std::fmt::Debug>(case: impl Fn(&Node) -> T) {
     same_on(Node::start, case);
 }
 

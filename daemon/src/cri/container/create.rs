@@ -9,6 +9,7 @@ use api_protos::runtime::v1::{
 };
 use serde_json::Value;
 
+use super::image_mounts;
 use crate::blocking::blocking;
 use crate::cri::config::Runtime;
 use crate::cri::image::Found;
@@ -18,6 +19,7 @@ use crate::cri::spec::mounts::{Bind, clean};
 use crate::cri::spec::sandbox::namespace_mode;
 use crate::cri::spec::user::{self, User};
 use crate::cri::store::{Container, ContainerRecord, Pod, Status, Store};
+use crate::cri::userns::Mappings;
 use crate::cri::{Cri, host, launch, nanoseconds, new_id, profile};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
 
@@ -40,6 +42,7 @@ pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<S
         .clone()
         .ok_or_else(|| invalid("pod sandbox config must include metadata"))?;
     refuse(&config)?;
+    let mappings = mappings(&config, &pod.config())?;
     if !pod.record().ready {
         return Err(not_running(&pod.id));
     }
@@ -64,6 +67,7 @@ pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<S
         image: &image,
         id: &id,
         name: &name,
+        mappings,
     };
     match making.make().await {
         Ok(container) => {
@@ -77,6 +81,10 @@ pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<S
                 .runtime()
                 .map(|runtime| cri.config.snapshotter_of(runtime));
             let snapshotter = snapshotter.unwrap_or(&cri.config.snapshotter);
+            let released = image_mounts::release(cri, snapshotter, &id, &config).await;
+            if let Err(left) = released {
+                tracing::warn!(id, "release images of a container: {left:#}");
+            }
             if let Err(left) = launch::erase(cri, &id, snapshotter).await {
                 tracing::warn!(id, "clean up a container that could not be made: {left:#}");
             }
@@ -101,22 +109,23 @@ fn refuse(config: &ContainerConfig) -> Result<()> {
     if !config.cdi_devices.is_empty() {
         return unsupported("devices by CDI are not supported");
     }
-    let image_mount = |mount: &Asked| {
-        mount
-            .image
-            .as_ref()
-            .is_some_and(|image| !image.image.is_empty())
-    };
-    if config.mounts.iter().any(image_mount) {
-        return unsupported("mounts of images are not supported");
-    }
+    image_mounts::check(config)
+}
+
+/// Returns the user namespace that a container asks for, which must be its pod's.
+fn mappings(config: &ContainerConfig, of_pod: &PodSandboxConfig) -> Result<Option<Mappings>> {
+    let pods = Mappings::of_pod(of_pod)?;
     let options = security(config).namespace_options.unwrap_or_default();
-    if let Some(userns) = options.userns_options
-        && userns.mode() == NamespaceMode::Pod
-    {
-        return unsupported("user namespaces for pods are not supported");
+    match options.userns_options {
+        // Clients that know of no user namespaces say nothing of them for containers.
+        None => Ok(pods),
+        options => match Mappings::asked(options)? {
+            own if own == pods => Ok(own),
+            own => Err(invalid(format!(
+                "user namespace config for sandbox is different from container: {pods:?}, {own:?}"
+            ))),
+        },
     }
-    Ok(())
 }
 
 /// A container that is being made.
@@ -128,6 +137,8 @@ struct Making<'a> {
     image: &'a Found,
     id: &'a str,
     name: &'a str,
+    /// Of the pod's user namespace, if it has one of its own.
+    mappings: Option<Mappings>,
 }
 
 impl Making<'_> {
@@ -143,7 +154,9 @@ impl Making<'_> {
         let context = cri.store.context.clone();
         let lease = blocking(move || leases.guard(&context)).await?;
         let chain = &self.image.details.chain;
-        let mounts = launch::snapshot(cri, lease.context(), snapshotter, self.id, chain).await?;
+        let context = lease.context();
+        let names = (snapshotter, self.id, chain.as_str());
+        let mounts = launch::snapshot(cri, context, names, self.mappings).await?;
         let volumes = self.volumes();
         let files = {
             let (scratch, volumes) = (cri.folders.state().to_owned(), volumes.clone());
@@ -151,7 +164,9 @@ impl Making<'_> {
         };
         let user = self.user(&files)?;
         let binds = {
-            let (mounts, own) = (self.config.mounts.clone(), self.own_binds(&volumes));
+            let own = self.own_binds(&volumes);
+            let mounts = &self.config.mounts;
+            let mounts = image_mounts::make(cri, context, snapshotter, self.id, mounts).await?;
             blocking(move || Ok([own, binds(&mounts)?].concat())).await?
         };
         let spec = self.spec(runtime, user, binds)?;
@@ -162,6 +177,8 @@ impl Making<'_> {
             ..Status::default()
         };
         let of_image = &self.image.details.config.labels;
+        let mut labels = launch::labels(&self.config.labels, of_image, "container");
+        labels.extend(image_mounts::labels(snapshotter, self.id, self.config));
         launch::record(
             cri,
             launch::Record {
@@ -169,7 +186,7 @@ impl Making<'_> {
                 image: &self.image_name(),
                 runtime,
                 snapshotter,
-                labels: launch::labels(&self.config.labels, of_image, "container"),
+                labels,
                 extensions: Store::extensions(&record, &status),
                 spec: &spec,
                 sandbox: &self.pod.id,
@@ -254,7 +271,14 @@ impl Making<'_> {
             (shm, "/dev/shm", false),
         ];
         let own = own.into_iter().filter(|(_, path, _)| !self.mounted(path));
-        let own = own.map(|(source, path, readonly)| Bind::new(source, path, readonly));
+        let own = own.map(|(source, path, readonly)| {
+            let mut bind = Bind::new(source, path, readonly);
+            // Shared memory is empty at first, and older kernels cannot map the owners of a tmpfs.
+            if let Some(mappings) = self.mappings.filter(|_| path != "/dev/shm") {
+                [bind.uid_mappings, bind.gid_mappings] = mappings.cri();
+            }
+            bind
+        });
         let volumes = volumes
             .iter()
             .map(|volume| Bind::new(volume.folder.to_string_lossy(), &volume.path, false));
@@ -295,6 +319,7 @@ impl Making<'_> {
             id: self.id,
             pod_id: &self.pod.id,
             pod_pid,
+            mappings: self.mappings,
             target_pid: self.target().map(|target| target.unwrap_or(pod_pid))?,
             config: self.config,
             pod: self.of_pod,

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod create;
 pub mod exec;
 pub mod exec_sync;
+pub mod image_mounts;
 pub mod list;
 pub mod remove;
 pub mod reopen_log;

@@ -23,7 +23,12 @@ pub async fn container(cri: &Arc<Cri>, container: &Arc<Container>) -> Result<()>
         .await
         .context(|| format!("failed to forcibly stop container {:?}", container.id))?;
     let _turn = container.turn.lock().await;
-    launch::erase(cri, &container.id, &container.record.snapshotter)
+    let (snapshotter, config) = (&container.record.snapshotter, container.config());
+    launch::end_task(cri, &container.id).await?;
+    super::image_mounts::release(cri, snapshotter, &container.id, &config)
+        .await
+        .context(|| format!("failed to release images of container {:?}", container.id))?;
+    launch::erase(cri, &container.id, snapshotter)
         .await
         .context(|| format!("failed to delete container {:?}", container.id))?;
     let (folders, id) = (cri.folders.clone(), container.id.clone());

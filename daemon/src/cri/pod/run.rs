@@ -20,8 +20,9 @@ use crate::cri::launch::{self, Streams};
 use crate::cri::spec::sandbox::{Sandbox, host_network, namespace_mode};
 use crate::cri::spec::user;
 use crate::cri::store::{Pod, PodRecord};
+use crate::cri::userns::Mappings;
 use crate::cri::{Cri, nanoseconds, netns, new_id, profile};
-use crate::error::{Context as _, Error, Kind, Result, invalid};
+use crate::error::{Context as _, Kind, Result, invalid};
 use crate::tasks::Task;
 
 /// Runs a pod and returns its id.
@@ -33,7 +34,7 @@ pub async fn run(cri: &Arc<Cri>, request: RunPodSandboxRequest) -> Result<String
         .metadata
         .clone()
         .ok_or_else(|| invalid("sandbox config must include metadata"))?;
-    refuse(&config)?;
+    Mappings::of_pod(&config)?;
     let runtime = cri.config.runtime(&request.runtime_handler)?.clone();
     let id = new_id()?;
     let name = format!(
@@ -81,20 +82,6 @@ pub async fn run(cri: &Arc<Cri>, request: RunPodSandboxRequest) -> Result<String
     }
 }
 
-/// Refuses what is not there to be had, rather than running a pod that is something else.
-fn refuse(config: &PodSandboxConfig) -> Result<()> {
-    let linux = config.linux.clone().unwrap_or_default();
-    let security = linux.security_context.unwrap_or_default();
-    let options = security.namespace_options.unwrap_or_default();
-    if let Some(userns) = options.userns_options
-        && userns.mode() == NamespaceMode::Pod
-    {
-        let message = "user namespaces for pods are not supported";
-        return Err(Error::new(Kind::Unimplemented, message));
-    }
-    Ok(())
-}
-
 async fn set_up(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime) -> Result<Task> {
     let (connected, image) = tokio::join!(connect(cri, pod), sandbox_image(cri, runtime));
     connected.context(|| format!("failed to setup network for sandbox {:?}", pod.id))?;
@@ -113,12 +100,21 @@ async fn set_up(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime) -> Result<Task> {
 /// Makes the pod's network namespace and connects it.
 async fn connect(cri: &Cri, pod: &Pod) -> Result<()> {
     let record = pod.record();
+    let mappings = Mappings::of_pod(&pod.config())?;
+    let userns = cri.folders.userns(&pod.id);
     if record.netns.is_empty() {
-        return Ok(());
+        return match mappings {
+            Some(mappings) => blocking(move || mappings.create(&userns, None)).await,
+            None => Ok(()),
+        };
     }
     let path = std::path::PathBuf::from(&record.netns);
     let made = path.clone();
-    blocking(move || netns::create(&made)).await?;
+    blocking(move || match mappings {
+        Some(mappings) => mappings.create(&userns, Some(&made)),
+        None => netns::create(&made),
+    })
+    .await?;
     let config = record.config.unwrap_or_default();
     let attachment = Attachment::new(&pod.id, &path, &config)?;
     let connected = cri.cni.connect(&attachment).await?;
@@ -161,7 +157,9 @@ async fn start(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime, image: &Found) -> R
     let lease = blocking(move || leases.guard(&context)).await?;
     let snapshotter = cri.config.snapshotter_of(runtime);
     let chain = &image.details.chain;
-    launch::snapshot(cri, lease.context(), snapshotter, &pod.id, chain).await?;
+    let mappings = Mappings::of_pod(&config)?;
+    let names = (snapshotter, pod.id.as_str(), chain.as_str());
+    launch::snapshot(cri, lease.context(), names, mappings).await?;
     let security = security(&config);
     let seccomp = profile::seccomp(
         security.seccomp.as_ref().or(unset(&security).as_ref()),
@@ -184,6 +182,7 @@ async fn start(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime, image: &Found) -> R
         _ => cri.folders.shm(&pod.id).to_string_lossy().into_owned(),
     };
     let resolv = cri.folders.pod(&pod.id).join("resolv.conf");
+    let userns = cri.folders.userns(&pod.id).to_string_lossy().into_owned();
     let spec = Sandbox {
         id: &pod.id,
         config: &config,
@@ -194,6 +193,7 @@ async fn start(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime, image: &Found) -> R
         host: &cri.host,
         user,
         netns: &record.netns,
+        userns: mappings.map(|mappings| (mappings, userns.as_str())),
         shm: &shm,
         resolv: &resolv.to_string_lossy(),
         seccomp,

@@ -40,8 +40,12 @@ pub async fn processes(cri: &Arc<Cri>, pod: &Arc<Pod>) -> Result<()> {
         .await
         .context(|| format!("failed to stop sandbox container {:?}", pod.id))?;
     super::run::ended(cri, pod).await;
-    let shm = cri.folders.shm(&pod.id);
-    blocking(move || sys::mount::unmount_all(&shm)).await
+    let (shm, userns) = (cri.folders.shm(&pod.id), cri.folders.userns(&pod.id));
+    blocking(move || {
+        sys::mount::unmount_all(&shm)?;
+        netns::remove(&userns)
+    })
+    .await
 }
 
 /// Disconnects a pod and gives up its network namespace.

@@ -6,11 +6,13 @@ use api_protos::runtime::v1::{
 use serde_json::{Map, Value, json};
 
 use super::mounts::{self, Bind};
+use super::sandbox::host_network;
 use super::user::User;
 use super::{
     Host, ImageConfig, OCI_VERSION, Seccomp, annotations, capabilities, process, resources,
 };
 use crate::cri::config::{Config, Runtime};
+use crate::cri::userns::Mappings;
 use crate::error::{Result, invalid};
 
 /// What a container is made of, everything that has to be read included.
@@ -20,6 +22,8 @@ pub struct Container<'a> {
     pub pod_id: &'a str,
     /// The first process of the sandbox, whose namespaces the pod shares.
     pub pod_pid: u32,
+    /// Of the pod's user namespace, if it has one of its own.
+    pub mappings: Option<Mappings>,
     /// The process whose PID namespace is joined.
     pub target_pid: u32,
     pub config: &'a ContainerConfig,
@@ -61,14 +65,18 @@ impl Container<'_> {
         let own = annotations::of_container(self.pod_id, &name, self.image_name, pod);
         notes.extend(own);
         let system = self.system_mounts(security.privileged);
-        Ok(json!({
+        let mut spec = json!({
             "ociVersion": OCI_VERSION,
             "process": self.process(&security)?,
             "root": {"path": "rootfs", "readonly": security.readonly_rootfs},
             "mounts": mounts::compose(system, self.binds.clone())?,
             "annotations": notes,
             "linux": self.linux(&security, &linux.cgroup_parent),
-        }))
+        });
+        if let Some(mappings) = self.mappings {
+            mappings.write(&mut spec, &format!("/proc/{}/ns/user", self.pod_pid));
+        }
+        Ok(spec)
     }
 
     fn process(&self, security: &LinuxContainerSecurityContext) -> Result<Value> {
@@ -108,6 +116,9 @@ impl Container<'_> {
 
     fn system_mounts(&self, privileged: bool) -> Vec<Value> {
         let mut system = mounts::system(privileged);
+        if self.mappings.is_some() && host_network(self.pod) {
+            system = mounts::with_hosts_sys(system, privileged);
+        }
         system.push(mounts::cgroup(privileged || self.runtime.cgroup_writable));
         system
     }
@@ -255,6 +266,7 @@ mod tests {
             id: "c1",
             pod_id: "p1",
             pod_pid: 7,
+            mappings: None,
             target_pid: 7,
             config: &config,
             pod: &pod,
@@ -352,6 +364,7 @@ mod tests {
             id: "c1",
             pod_id: "p1",
             pod_pid: 7,
+            mappings: None,
             target_pid: 7,
             config: &config,
             pod: &pod,

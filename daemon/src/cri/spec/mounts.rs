@@ -104,6 +104,19 @@ pub fn system(writable: bool) -> Vec<Value> {
     ]
 }
 
+/// Returns `system` with the node's `/sys`: no namespace's users may mount one that shows a network they do not own.
+pub fn with_hosts_sys(mut system: Vec<Value>, writable: bool) -> Vec<Value> {
+    for mount in &mut system {
+        if mount["destination"] == "/sys" {
+            let access = if writable { "rw" } else { "ro" };
+            mount["type"] = "bind".into();
+            mount["source"] = "/sys".into();
+            mount["options"] = json!(["rbind", "nosuid", "noexec", "nodev", access]);
+        }
+    }
+    system
+}
+
 /// Returns the mount of the control groups.
 pub fn cgroup(writable: bool) -> Value {
     let access = if writable { "rw" } else { "ro" };

@@ -9,6 +9,7 @@ use super::mounts::{self, Bind};
 use super::user::User;
 use super::{Host, ImageConfig, OCI_VERSION, Seccomp, annotations, capabilities};
 use crate::cri::config::{Config, Runtime};
+use crate::cri::userns::Mappings;
 use crate::error::{Result, invalid};
 
 /// The score of sandboxes: they are small, and the pod dies with them.
@@ -29,6 +30,8 @@ pub struct Sandbox<'a> {
     pub user: User,
     /// Empty for the node's network.
     pub netns: &'a str,
+    /// The user namespace and the file that it is mounted on, if the pod has one of its own.
+    pub userns: Option<(Mappings, &'a str)>,
     pub shm: &'a str,
     pub resolv: &'a str,
     pub seccomp: Seccomp,
@@ -67,10 +70,15 @@ impl Sandbox<'_> {
             "" => "/",
             path => path,
         };
-        let binds = vec![
-            Bind::new(self.shm, "/dev/shm", true),
-            Bind::new(self.resolv, "/etc/resolv.conf", true),
-        ];
+        let mut resolv = Bind::new(self.resolv, "/etc/resolv.conf", true);
+        let mut system = mounts::system(false);
+        if let Some((mappings, _)) = self.userns {
+            [resolv.uid_mappings, resolv.gid_mappings] = mappings.cri();
+            if host_network(self.config) {
+                system = mounts::with_hosts_sys(system, false);
+            }
+        }
+        let binds = vec![Bind::new(self.shm, "/dev/shm", true), resolv];
         let mut spec = json!({
             "ociVersion": OCI_VERSION,
             "process": {
@@ -87,12 +95,15 @@ impl Sandbox<'_> {
                 "oomScoreAdj": super::oom_score_adj(OOM_SCORE, restricted, self.host),
             },
             "root": {"path": "rootfs", "readonly": true},
-            "mounts": mounts::compose(mounts::system(false), binds)?,
+            "mounts": mounts::compose(system, binds)?,
             "annotations": notes,
             "linux": self.linux(&held),
         });
         if !host_network(self.config) && !self.config.hostname.is_empty() {
             spec["hostname"] = self.config.hostname.as_str().into();
+        }
+        if let Some((mappings, path)) = self.userns {
+            mappings.write(&mut spec, path);
         }
         Ok(spec)
     }
@@ -151,7 +162,8 @@ impl Sandbox<'_> {
                     "0",
                 ),
                 (
-                    self.settings.unprivileged_icmp,
+                    // Groups that the namespace does not have cannot be named.
+                    self.settings.unprivileged_icmp && self.userns.is_none(),
                     "net.ipv4.ping_group_range",
                     "0 2147483647",
                 ),
@@ -225,6 +237,7 @@ mod tests {
             host: &host,
             user: User::default(),
             netns: "/n",
+            userns: None,
             shm: "/s",
             resolv: "/r",
             seccomp: Seccomp::Default,
