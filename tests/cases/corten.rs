@@ -20,18 +20,8 @@ impl Setup {
         Setup { daemon, corten }
     }
 
-    /// Returns the command line with its FIFOs in the fixture's folder.
-    fn with_fifos(&self, line: &[&str]) -> Vec<String> {
-        let folder = self.daemon.folder().join("fifo").display().to_string();
-        let globals = ["--fifo-dir".to_owned(), folder];
-        globals
-            .into_iter()
-            .chain(line.iter().map(|word| word.to_string()))
-            .collect()
-    }
-
     fn run(&self, line: &[&str]) -> tests::Finished {
-        self.corten.run(&self.with_fifos(line))
+        self.corten.run(line)
     }
 
     #[track_caller]
@@ -47,7 +37,7 @@ impl Setup {
     }
 
     fn on_terminal(&self, line: &[&str]) -> Terminal {
-        Terminal::start(&self.corten.command(&self.with_fifos(line)), 80, 24)
+        Terminal::start(&self.corten.command(line), 80, 24)
     }
 
     /// Fails if a container, snapshot, lease, FIFO or anything of the system's is left.
@@ -174,7 +164,7 @@ fn run_has_the_streams_and_the_exit_code_of_the_container() {
             (Some(3), "out\n", "err\n"),
             "{run}"
         );
-        let line = setup.with_fifos(&["run", "--rm", image, "two", "wc", "-c"]);
+        let line = ["run", "--rm", image, "two", "wc", "-c"];
         let counted = setup.corten.run_with(&line, &vec![b'x'; 300_000], LIMIT);
         assert_eq!(counted.ok().trim(), "300000");
         let options = [
@@ -281,7 +271,7 @@ fn signals_reach_the_container_and_everything_is_cleaned_up() {
         let script = "trap 'echo got it; exit 9' TERM; echo up; while :; do sleep 0.05; done";
         let mut command = setup
             .corten
-            .command(&setup.with_fifos(&["run", "--rm", image, "one", "sh", "-c", script]));
+            .command(&["run", "--rm", image, "one", "sh", "-c", script]);
         let output = setup.daemon.folder().join("output");
         let file = std::fs::File::create(&output).expect("make a file");
         let mut child = command

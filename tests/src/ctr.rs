@@ -37,13 +37,24 @@ impl Ctr {
 
     /// Returns the command of this client with these arguments, not yet run.
     pub fn command<S: AsRef<str>>(&self, args: &[S]) -> Command {
+        let mut args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+        // A client that is killed leaves its FIFOs; ctr takes their folder after the command, and corten anywhere.
+        let command = match args.as_slice() {
+            ["run", ..] => 1,
+            ["tasks" | "task" | "t", "start" | "exec", ..] => 2,
+            _ => 0,
+        };
+        let fifos = format!("--fifo-dir={}", self.folder.join("fifo").display());
+        if command > 0 {
+            args.insert(command, &fifos);
+        }
         let mut command = Command::new(&self.program);
         command
             .arg("--address")
             .arg(&self.address)
             .arg("--namespace")
             .arg(&self.namespace)
-            .args(args.iter().map(AsRef::as_ref))
+            .args(args)
             .env("TMPDIR", &self.folder);
         command
     }

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Where shims listen, whatever their daemon's folders are.
+const SOCKETS: &str = "/run/containerd/s";
+
 /// What still belongs to a fixture.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
@@ -43,10 +46,16 @@ impl Leftovers {
                 let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(namespace));
                 return;
             }
+            // A shim that is killed cannot remove its socket.
+            let sockets = found.processes.keys().flat_map(|&pid| sockets(pid));
+            let sockets: Vec<PathBuf> = sockets.collect();
             for &pid in found.processes.keys() {
                 if let Some(pid) = Pid::from_raw(pid) {
                     let _ = kill_process(pid, Signal::KILL);
                 }
+            }
+            for socket in sockets {
+                let _ = fs::remove_file(socket);
             }
             for mount in found.mounts.iter().rev() {
                 let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
@@ -86,6 +95,27 @@ fn cgroups(namespace: &str) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Returns the shims' sockets that a process has open, of which it has made those that it listens at.
+fn sockets(pid: i32) -> Vec<PathBuf> {
+    let open: BTreeSet<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.replace(']', "")))
+        .collect();
+    // A line: address, users, protocol, flags, type, state, inode, path.
+    let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(6);
+            let (inode, path) = (fields.next()?, Path::new(fields.next()?));
+            (open.contains(inode) && path.starts_with(SOCKETS)).then(|| path.to_owned())
+        })
+        .collect()
 }
 
 fn mounts(folder: &Path) -> Vec<PathBuf> {

@@ -125,8 +125,16 @@ impl Node {
             conf = conf.display(),
         );
         let config = match engine {
-            // The harness writes upstream's version itself.
-            Engine::Containerd2 => config.replacen("version = 3\n", "", 1),
+            // The harness writes upstream's version itself; its shim has runc keep its state where it is told to.
+            Engine::Containerd2 => {
+                config.replacen("version = 3\n", "", 1)
+                    + &format!(
+                        "\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\n\
+                         runtime_type = 'io.containerd.runc.v2'\n\
+                         options = {{Root = '{}'}}\n",
+                        conf.join("runc").display()
+                    )
+            }
             _ => config,
         };
         let daemon = Daemon::start_in(engine, &programs.peers, &config, network);
