@@ -15,7 +15,7 @@ use crate::init::{
 };
 use crate::options::{CreateOptions, Process};
 use crate::record::{Dir, Record, validate_id};
-use crate::rootfs::{Idmapped, map_text};
+use crate::rootfs::{BindTrees, map_text};
 use crate::state::{SPEC_VERSION, State, Status};
 use crate::sync::{self, Maker, Message};
 use crate::{clock, hooks, seccomp, spec, wording};
@@ -106,7 +106,7 @@ fn make_init(
     let (maker, made) = sync::pair()?;
     let maker = undo.maker.insert(maker);
     let procfs = Procfs::open()?;
-    let idmapped = Idmapped::new(spec, &record.bundle, &procfs)?;
+    let bind_trees = BindTrees::new(spec, &record.bundle, &procfs)?;
     let plan = InitPlan {
         plan: Plan {
             spec,
@@ -126,7 +126,7 @@ fn make_init(
         bundle: &record.bundle,
         rootfs: &record.rootfs,
         no_pivot: options.no_pivot,
-        idmapped,
+        bind_trees,
         gate: dir.make_gate()?,
         wait_first: maps_users || options.systemd_cgroup,
         state: State::new(record, Status::Creating, 0),

@@ -40,7 +40,7 @@ use sys::{Context, Error, Result};
 
 use crate::cgroup::Entrance;
 use crate::options::Io;
-use crate::rootfs::Idmapped;
+use crate::rootfs::BindTrees;
 use crate::seccomp::Program;
 use crate::state::State;
 use crate::sync::Made;
@@ -76,7 +76,7 @@ pub(crate) struct InitPlan<'a> {
     pub bundle: &'a Path,
     pub rootfs: &'a Path,
     pub no_pivot: bool,
-    pub idmapped: Idmapped,
+    pub bind_trees: BindTrees,
     pub gate: OwnedFd,
     /// Whether someone outside has something to do before the first stage.
     pub wait_first: bool,
@@ -123,7 +123,7 @@ impl Plan<'_> {
 /// Runs the stages of a container's first process; returns only if one fails.
 pub(crate) fn run_init(plan: &InitPlan<'_>) -> i32 {
     let mut keep = vec![plan.gate.as_raw_fd()];
-    keep.extend(plan.idmapped.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(plan.bind_trees.iter().map(AsRawFd::as_raw_fd));
     let result = settle(&plan.plan, &mut keep)
         .and_then(|()| Namespaced::enter(plan))
         .and_then(Namespaced::mount)

@@ -93,7 +93,7 @@ impl<'a> Namespaced<'a> {
     /// Mounts everything.
     pub fn mount(self) -> Result<Mounted<'a>> {
         let init = self.0;
-        let root = rootfs::prepare(init.rootfs, init.bundle, init.plan.spec, &init.idmapped)?;
+        let root = rootfs::prepare(init.rootfs, init.bundle, init.plan.spec, &init.bind_trees)?;
         Ok(Mounted { init, root })
     }
 }

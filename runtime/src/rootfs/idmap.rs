@@ -18,7 +18,7 @@ use crate::spec::namespace;
 
 /// The trees of mounts that the creator made, by the mounts' place in the specification.
 #[derive(Debug, Default)]
-pub(crate) struct Idmapped(Vec<Option<Tree>>);
+pub(crate) struct BindTrees(Vec<Option<Tree>>);
 
 /// The tree of a bind mount.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) enum Tree {
     Plain(OwnedFd),
 }
 
-impl Idmapped {
+impl BindTrees {
     /// Makes the trees, with the rights and in the mount namespace of the creator.
     pub fn new(spec: &Spec, bundle: &Path, procfs: &Procfs) -> Result<Self> {
         let has_users = namespace(spec, LinuxNamespaceType::User).is_some();

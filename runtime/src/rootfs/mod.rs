@@ -18,7 +18,7 @@ use sys::mutant::{self, Mutant};
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
-pub(crate) use idmap::{Idmapped, text as map_text};
+pub(crate) use idmap::{BindTrees, text as map_text};
 pub(crate) use masks::apply as mask;
 
 /// Mounts everything the specification names into the root file system at `path`, which becomes a mount.
@@ -26,7 +26,7 @@ pub(crate) fn prepare(
     path: &Path,
     bundle: &Path,
     spec: &Spec,
-    idmapped: &Idmapped,
+    bind_trees: &BindTrees,
 ) -> Result<Root> {
     let propagation = propagation(spec)?.unwrap_or(libc_slave());
     attach::change_all(propagation)?;
@@ -53,7 +53,7 @@ pub(crate) fn prepare(
         refuse_symlink(&root, name)?;
     }
     for (at, mount) in spec.mounts().iter().flatten().enumerate() {
-        mounts::mount(&root, bundle, mount, idmapped.get(at), spec)
+        mounts::mount(&root, bundle, mount, bind_trees.get(at), spec)
             .context(|| format!("mount {:?}", mount.destination()))?;
     }
     if devices::are_ours(spec) {
