@@ -6,16 +6,21 @@ use std::path::Path;
 use api_protos::runtime::v1::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use serde_json::{Value, json};
 
-use crate::error::{Context, Error, Kind, Result, invalid};
+use crate::error::{Context, Result, invalid};
 use crate::labels::Labels;
 
 /// How the users and groups of a namespace are those of the host: from 0 on, one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mappings {
-    pub uid: u32,
-    pub gid: u32,
-    uids: u32,
-    gids: u32,
+    uids: Range,
+    gids: Range,
+}
+
+/// Ids of the host that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    first: u32,
+    length: u32,
 }
 
 impl Mappings {
@@ -23,12 +28,7 @@ impl Mappings {
     pub fn parse(uids: &[IdMapping], gids: &[IdMapping]) -> Result<Option<Self>> {
         match (one(uids)?, one(gids)?) {
             (None, None) => Ok(None),
-            (Some((uid, uids)), Some((gid, gids))) => Ok(Some(Self {
-                uid,
-                gid,
-                uids,
-                gids,
-            })),
+            (Some(uids), Some(gids)) => Ok(Some(Self { uids, gids })),
             _ => Err(invalid(
                 "user namespaces need mappings of both users and groups",
             )),
@@ -39,12 +39,8 @@ impl Mappings {
     pub fn of_pod(config: &PodSandboxConfig) -> Result<Option<Self>> {
         let linux = config.linux.clone().unwrap_or_default();
         let security = linux.security_context.unwrap_or_default();
-        Self::asked(
-            security
-                .namespace_options
-                .unwrap_or_default()
-                .userns_options,
-        )
+        let options = security.namespace_options.unwrap_or_default();
+        Self::asked(options.userns_options)
     }
 
     /// Returns the user namespace that options ask for.
@@ -72,24 +68,21 @@ impl Mappings {
 
     /// Returns the labels by which a snapshotter gives files to the namespace's users.
     pub fn labels(self) -> Labels {
-        [
-            ("uidmapping", self.uid, self.uids),
-            ("gidmapping", self.gid, self.gids),
-        ]
-        .map(|(name, host, length)| {
-            let label = format!("containerd.io/snapshot/{name}");
-            (label, format!("0:{host}:{length}"))
-        })
-        .into()
+        [("uidmapping", self.uids), ("gidmapping", self.gids)]
+            .map(|(name, Range { first, length })| {
+                let label = format!("containerd.io/snapshot/{name}");
+                (label, format!("0:{first}:{length}"))
+            })
+            .into()
     }
 
     /// Returns the mappings of users and of groups as CRI has them.
     pub fn cri(self) -> [Vec<IdMapping>; 2] {
-        [(self.uid, self.uids), (self.gid, self.gids)].map(|(host_id, length)| {
+        [self.uids, self.gids].map(|range| {
             vec![IdMapping {
-                host_id,
+                host_id: range.first,
                 container_id: 0,
-                length,
+                length: range.length,
             }]
         })
     }
@@ -107,8 +100,8 @@ impl Mappings {
 
     /// Makes the namespace and mounts it on the new file `user`; a network namespace that belongs to it goes to `net`.
     pub fn create(self, user: &Path, net: Option<&Path>) -> Result<()> {
-        let [uids, gids] = [(self.uid, self.uids), (self.gid, self.gids)]
-            .map(|(host, length)| format!("0 {host} {length}\n"));
+        let [uids, gids] =
+            [self.uids, self.gids].map(|range| format!("0 {} {}\n", range.first, range.length));
         let procfs = sys::procfs::Procfs::open()?;
         sys::namespace::with_mapped_user(&procfs, &uids, &gids, net.is_some(), |pid| {
             super::netns::keep(&format!("/proc/{pid}/ns/user"), user)?;
@@ -120,18 +113,23 @@ impl Mappings {
     }
 }
 
-/// Returns where the only mapping leads and how long it is.
-fn one(mappings: &[IdMapping]) -> Result<Option<(u32, u32)>> {
-    let refuse = |message: String| Err(Error::new(Kind::InvalidArgument, message));
+/// Returns where the only mapping leads.
+fn one(mappings: &[IdMapping]) -> Result<Option<Range>> {
     match mappings {
         [] => Ok(None),
-        [mapping] if mapping.container_id != 0 => refuse(format!(
+        [mapping] if mapping.container_id != 0 => Err(invalid(format!(
             "mapping of id {}: id 0 must be mapped",
             mapping.container_id
-        )),
-        [mapping] if mapping.length == 0 => refuse("a mapping of no ids".into()),
-        [mapping] => Ok(Some((mapping.host_id, mapping.length))),
-        more => refuse(format!("only one mapping supported, got {}", more.len())),
+        ))),
+        [mapping] if mapping.length == 0 => Err(invalid("a mapping of no ids")),
+        [mapping] => Ok(Some(Range {
+            first: mapping.host_id,
+            length: mapping.length,
+        })),
+        more => Err(invalid(format!(
+            "only one mapping supported, got {}",
+            more.len()
+        ))),
     }
 }
 
