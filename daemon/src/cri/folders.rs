@@ -76,10 +76,9 @@ impl Folders {
         self.state.join("containers").join(id).join(exec)
     }
 
-    /// Returns where the image is mounted that a container's mount of this number asks for.
-    pub fn image_mount(&self, id: &str, number: usize) -> PathBuf {
-        let folder = self.state.join("containers").join(id);
-        folder.join("images").join(number.to_string())
+    /// Returns the folder in which images are mounted for a container, each by the number of the mount that asks for it.
+    pub fn image_mounts(&self, id: &str) -> PathBuf {
+        self.state.join("containers").join(id).join("images")
     }
 
     /// Returns where a pod's user namespace is mounted.
@@ -102,11 +101,30 @@ impl Folders {
 
     /// Removes the folders of a container.
     pub fn remove_container(&self, id: &str) -> Result<()> {
-        let state = self.state.join("containers").join(id);
         // Nothing is ever removed through a mount.
-        sys::mount::unmount_all(&state)?;
-        remove(&state)?;
+        sys::mount::unmount_all(&self.image_mounts(id))?;
+        remove(&self.state.join("containers").join(id))?;
         remove(&self.container(id))
+    }
+
+    /// Removes the folders of containers that are not known: those that a daemon was making when it was killed.
+    pub fn remove_unknown_containers(&self, known: impl Fn(&str) -> bool) -> Result<()> {
+        for parent in [&self.state, &self.root].map(|folder| folder.join("containers")) {
+            let entries = match std::fs::read_dir(&parent) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries.context(|| format!("list folder {parent:?}"))?,
+            };
+            for entry in entries {
+                let name = entry
+                    .context(|| format!("list folder {parent:?}"))?
+                    .file_name();
+                let id = name.to_string_lossy();
+                if !known(&id) {
+                    self.remove_container(&id)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -116,5 +134,29 @@ fn remove(path: &Path) -> Result<()> {
             Err(error).context(|| format!("remove folder {path:?}"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_unknown_containers_go_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let [root, state] = ["root", "state"].map(|name| dir.path().join(name));
+        let folders = Folders::open(&root, &state, true).unwrap();
+        folders.remove_unknown_containers(|_| false).unwrap();
+        let mounted = |id: &str| folders.image_mounts(id).join("0");
+        for id in ["known", "begun"] {
+            std::fs::create_dir_all(mounted(id)).unwrap();
+            std::fs::create_dir_all(folders.container(id).join("volumes")).unwrap();
+        }
+        folders
+            .remove_unknown_containers(|id| id == "known")
+            .unwrap();
+        assert!(mounted("known").exists() && folders.container("known").exists());
+        assert!(!folders.image_mounts("begun").parent().unwrap().exists());
+        assert!(!folders.container("begun").exists());
     }
 }

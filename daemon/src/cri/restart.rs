@@ -7,12 +7,18 @@ use api_protos::containerd::v1::types::Status;
 use super::state::{Event, State};
 use super::store::{Container, Pod, PodRecord};
 use super::{Cri, container, launch, nanoseconds, pod};
+use crate::blocking::blocking;
 use crate::error::{Kind, Result};
 use crate::tasks::{Exit, Task};
 
 /// Finds the pods and containers that were written down, and goes on with those that run.
 pub async fn recover(cri: &Arc<Cri>) -> Result<()> {
-    cri.store.load(|id, record| cri.io(id, record)).await?;
+    let known = cri.store.load(|id, record| cri.io(id, record)).await?;
+    let folders = cri.folders.clone();
+    let swept = blocking(move || folders.remove_unknown_containers(|id| known.contains(id)));
+    if let Err(error) = swept.await {
+        tracing::warn!("remove what is left of containers that were being made: {error:#}");
+    }
     for pod in cri.store.pods() {
         if let Err(error) = recover_pod(cri, &pod).await {
             tracing::warn!(id = pod.id, "recover a pod: {error:#}");

@@ -34,13 +34,20 @@ pub async fn status(cri: &Cri, request: StatusRequest) -> StatusResponse {
         condition("RuntimeReady", Ok(()), ""),
         condition("NetworkReady", network, "NetworkPluginNotReady"),
     ];
-    let features = RuntimeHandlerFeatures {
-        recursive_read_only_mounts: true,
-        user_namespaces: true,
-    };
-    let handler = |name: &str| RuntimeHandler {
-        name: name.to_owned(),
-        features: Some(features),
+    let handler = |name: &str| {
+        let runtime = cri.config.runtime(name);
+        // The runtimes can; a pod's files need a snapshotter that can too.
+        let users = runtime.and_then(|runtime| {
+            let snapshotter = cri.config.snapshotter_of(runtime);
+            cri.parts.snapshots.remaps_ids(snapshotter)
+        });
+        RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(RuntimeHandlerFeatures {
+                recursive_read_only_mounts: true,
+                user_namespaces: users.unwrap_or(false),
+            }),
+        }
     };
     let mut handlers = vec![handler("")];
     handlers.extend(cri.config.runtimes.keys().map(|name| handler(name)));

@@ -4,7 +4,7 @@
 //! A pod is a record of the sandbox store, a container one of the container store; what CRI knows of either is an
 //! extension of that record, under the key that containerd's CRI plugin uses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_protos::runtime::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
@@ -405,7 +405,12 @@ impl Store {
     }
 
     /// Returns the pods and containers that were written down; `io` opens the streams of a container.
-    pub async fn load(&self, io: impl Fn(&str, &ContainerRecord) -> Io) -> Result<()> {
+    ///
+    /// Returns the ids of all containers that have a record, be it one that is not understood.
+    pub async fn load(
+        &self,
+        io: impl Fn(&str, &ContainerRecord) -> Io,
+    ) -> Result<BTreeSet<String>> {
         let (sandboxes, records) = (self.sandboxes.clone(), self.records.clone());
         let context = self.context.clone();
         let (sandboxes, records) = blocking(move || {
@@ -433,7 +438,7 @@ impl Store {
             let io = io(&found.id, &record);
             self.add_container(Container::new(&found.id, record, status, io));
         }
-        Ok(())
+        Ok(records.into_iter().map(|found| found.id).collect())
     }
 }
 

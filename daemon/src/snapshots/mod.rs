@@ -79,10 +79,17 @@ impl Snapshots {
 
     /// Returns whether a snapshot of this snapshotter may get its parent when it is committed.
     pub fn rebases(&self, snapshotter: &str) -> Result<bool> {
-        Ok(self
-            .backend(snapshotter)?
-            .capabilities()
-            .contains(&"rebase"))
+        self.can(snapshotter, "rebase")
+    }
+
+    /// Returns whether a snapshot of this snapshotter can belong to the users of a namespace.
+    pub fn remaps_ids(&self, snapshotter: &str) -> Result<bool> {
+        self.can(snapshotter, "remap-ids")
+    }
+
+    fn can(&self, snapshotter: &str, capability: &str) -> Result<bool> {
+        let backend = self.backend(snapshotter)?;
+        Ok(backend.capabilities().contains(&capability))
     }
 
     /// Returns what is known of a snapshot.

@@ -1,6 +1,7 @@
 //! User namespaces of pods, and images as volumes.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -145,6 +146,18 @@ fn image_mount(path: &str, sub_path: &str) -> Value {
     })
 }
 
+/// Leaves what a daemon leaves that is killed while it makes a container: a folder with a mount, and no record.
+fn begin_container(node: &Node) -> PathBuf {
+    let info: Value = serde_json::from_str(&node.ok(&["info"])).expect("JSON");
+    let state = PathBuf::from(info["config"]["stateDir"].as_str().expect("a folder"));
+    let begun = state.join("containers/begun");
+    let target = begun.join("images/0");
+    std::fs::create_dir_all(&target).expect("make a folder");
+    rustix::mount::mount_bind(node.daemon.folder(), &target).expect("mount");
+    assert!(target.join("d.sock").exists());
+    begun
+}
+
 #[test]
 fn an_image_is_mounted_and_released() {
     let Some(programs) = Programs::or_skip() else {
@@ -165,9 +178,13 @@ fn an_image_is_mounted_and_released() {
         node.ok(&["start", &id]);
         let script = "cat /all/data/file; touch /all/x || ls /all";
         let before = sh(&node, &id, script);
+        let begun = (engine == Engine::Corten).then(|| begin_container(&node));
         node.daemon.kill();
         node.daemon.restart();
         node.wait_for(&id, "CONTAINER_RUNNING");
+        if let Some(begun) = begun {
+            assert!(!begun.exists(), "{begun:?} goes, its mount too");
+        }
         let after = sh(&node, &id, script);
         let bad = [
             json!({"readonly": false}),
@@ -234,4 +251,24 @@ fn an_image_belongs_to_a_pods_users() {
         node.daemon.assert_nothing_left();
         said
     });
+}
+
+#[test]
+fn a_snapshotter_that_cannot_map_owners_has_no_user_namespaces() {
+    let Some(programs) = Programs::or_skip() else {
+        return;
+    };
+    // Upstream tells of the runtime alone.
+    for (snapshotter, can) in [("overlayfs", true), ("native", false)] {
+        let settings =
+            format!("[plugins.'io.containerd.cri.v1.images']\nsnapshotter = '{snapshotter}'\n");
+        let node = Node::start_in(Engine::Corten, &programs, None, &settings);
+        let info: Value = serde_json::from_str(&node.ok(&["info"])).unwrap();
+        let handlers = info["runtimeHandlers"].as_array().unwrap();
+        assert!(!handlers.is_empty());
+        for handler in handlers {
+            let found = handler["features"]["user_namespaces"].as_bool();
+            assert_eq!(found.unwrap_or(false), can, "{snapshotter}: {handler}");
+        }
+    }
 }

@@ -58,8 +58,8 @@ pub async fn release(
     let (snapshotter, id) = (snapshotter.to_owned(), id.to_owned());
     let folders = cri.folders.clone();
     blocking(move || {
+        sys::mount::unmount_all(&folders.image_mounts(&id))?;
         for number in numbers {
-            sys::mount::unmount_all(&folders.image_mount(&id, number))?;
             ignore_missing(snapshots.remove(&context, &snapshotter, &key(&id, number)))?;
         }
         Ok(())
@@ -124,7 +124,7 @@ async fn make_one(
     let snapshots = cri.parts.snapshots.clone();
     let (context, snapshotter) = (context.clone(), snapshotter.to_owned());
     let (key, chain) = (key(id, number), image.details.chain.clone());
-    let target = cri.folders.image_mount(id, number);
+    let target = cri.folders.image_mounts(id).join(number.to_string());
     let sub_path = asked.image_sub_path.clone();
     blocking(move || {
         let labels = labels.unwrap_or_default();
