@@ -224,9 +224,11 @@ fn at_a_terminal(dockerd: &mut Dockerd) -> Vec<Step> {
 }
 
 fn follows_the_window(terminal: &mut Terminal) {
-    terminal.resize(121, 41);
-    // The new size travels by signal, client, two daemons and shim: ask until it is there.
+    // The new size travels by signal, client, two daemons and shim: ask until it is there. The client misses the signal
+    // while it is still setting its terminal up, and is told of a change only.
     tests::eventually("the new size arrives", Duration::from_secs(20), || {
+        terminal.resize(120, 41);
+        terminal.resize(121, 41);
         terminal.send("stty size\n");
         std::thread::sleep(Duration::from_millis(200));
         terminal.seen().contains("41 121").then_some(())
