@@ -13,4 +13,5 @@ mod generated {
 pub use generated::*;
 
 pub mod any;
+mod mount;
 pub mod status;

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use snapshotter::Snapshotter;
@@ -31,6 +32,8 @@ use crate::images::locks::Locks;
 use crate::listen::{self, Lock};
 use crate::metadata::{Containers, Images, Leases, Namespaces, Sandboxes, Store};
 use crate::plugins::{Plugin, Plugins};
+use crate::restart::origin::Origin;
+use crate::restart::{self, Monitor};
 use crate::sandbox::Controller;
 use crate::services;
 use crate::snapshots::Snapshots;
@@ -54,6 +57,7 @@ const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
+const MONITOR: &str = "io.containerd.monitor.container.v1";
 const RUNTIME: &str = "io.containerd.runtime.v2";
 const SANDBOX_CONTROLLER: &str = "io.containerd.sandbox.controller.v1";
 const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
@@ -77,6 +81,8 @@ pub struct App {
     pub parts: Parts,
     services: RoutesBuilder,
     cri: Option<Arc<Cri>>,
+    /// What restarts containers, and how often it looks after them.
+    monitor: Option<(Monitor, Duration)>,
     _lock: Lock,
 }
 
@@ -185,11 +191,13 @@ pub fn build(config: &Config) -> Result<App> {
     let settings = transfer::Config::read(config.plugins.get(transfer::config::PLUGIN))?;
     let transfer = parts.transfer(settings);
     let cri = cri(config, &parts, &transfer, &mut plugins);
+    let monitor = monitor(config, &parts, &mut plugins)?;
     let services = serve(config, &parts, transfer, cri.clone(), plugins)?;
     Ok(App {
         parts,
         services,
         cri,
+        monitor,
         _lock: lock,
     })
 }
@@ -311,6 +319,36 @@ fn cri(
     }
 }
 
+/// Returns the restart monitor and the time between its rounds, unless it is disabled.
+fn monitor(
+    config: &Config,
+    parts: &Parts,
+    plugins: &mut Plugins,
+) -> Result<Option<(Monitor, Duration)>> {
+    let names = restart::PLUGINS;
+    if config
+        .disabled
+        .iter()
+        .any(|uri| names.contains(&uri.as_str()))
+    {
+        return Ok(None);
+    }
+    let table = names.iter().find_map(|name| config.plugins.get(*name));
+    let interval = restart::interval(table)?;
+    plugins.record(
+        Plugin::new(MONITOR, "restart")
+            .requires(&[EVENT, METADATA, RUNTIME])
+            .capabilities(&restart::policy::POLICIES),
+    );
+    let monitor = Monitor::new(restart::Parts {
+        namespaces: parts.namespaces.clone(),
+        containers: parts.containers.clone(),
+        snapshots: parts.snapshots.clone(),
+        tasks: parts.tasks.clone(),
+    });
+    Ok(Some((monitor, interval)))
+}
+
 /// Makes the gRPC services, introspection last: it reports all others.
 fn serve(
     config: &Config,
@@ -324,7 +362,8 @@ fn serve(
         routes: RoutesBuilder::default(),
         plugins,
     };
-    let containers = services::containers::server(parts.containers.clone());
+    let origin = Origin::new(parts.images.clone(), parts.content.clone());
+    let containers = services::containers::server(parts.containers.clone(), origin);
     services.add("containers", &[METADATA], limited!(containers, limit));
     let content = services::content::server(parts.content.clone());
     services.add("content", &[METADATA], limited!(content, limit));
@@ -390,6 +429,9 @@ impl App {
             }
         });
         self.parts.tasks.reload(&self.parts.sandboxes).await?;
+        if let Some((monitor, interval)) = &self.monitor {
+            tokio::spawn(monitor.clone().run(*interval));
+        }
         match &self.cri {
             Some(cri) => cri.start().await,
             None => Ok(()),

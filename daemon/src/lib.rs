@@ -22,6 +22,7 @@ pub mod metadata;
 pub mod notify;
 pub mod plugins;
 pub mod registry;
+pub mod restart;
 pub mod sandbox;
 pub mod services;
 pub mod snapshots;

@@ -14,7 +14,7 @@ const LONGER: &[(&str, &str)] = &[];
 const LAYERS: &[&[&str]] = &[
     &["app"],
     &["services", "cri"],
-    &["transfer", "sandbox"],
+    &["transfer", "sandbox", "restart"],
     &["images", "tasks"],
     &["registry", "gc", "diff"],
     &["content", "snapshots"],

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api_protos::containerd::task::v3::CreateTaskRequest;
-use api_protos::containerd::types;
 use prost_types::Any;
 use serde_json::Value;
 use sys::mount::Mount;
@@ -110,7 +109,7 @@ pub async fn task(cri: &Cri, id: &str, snapshotter: &str, streams: Streams) -> R
     let [stdin, stdout, stderr] = streams.paths;
     let create = Create {
         request: CreateTaskRequest {
-            rootfs: mounts.into_iter().map(encode).collect(),
+            rootfs: mounts.into_iter().map(Into::into).collect(),
             terminal: streams.terminal,
             stdin,
             stdout,
@@ -121,15 +120,6 @@ pub async fn task(cri: &Cri, id: &str, snapshotter: &str, streams: Streams) -> R
     };
     cri.parts.tasks.create(context, id, create).await?;
     cri.parts.tasks.get(context, id).await
-}
-
-fn encode(mount: Mount) -> types::Mount {
-    types::Mount {
-        r#type: mount.fstype,
-        source: mount.source,
-        target: mount.target,
-        options: mount.options,
-    }
 }
 
 /// Kills whatever runs of a task and deletes it; that there is none is no error.

@@ -8,16 +8,18 @@ use tonic::{Request, Response, Status};
 
 use super::{Stream, open, ordered, paths, run, run_stream, unordered};
 use crate::metadata::{Container as Record, Containers};
+use crate::restart::origin::Origin;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Service {
     containers: Containers,
+    origin: Origin,
 }
 
 /// Returns the service as a server.
-pub fn server(containers: Containers) -> ContainersServer<Service> {
-    ContainersServer::new(Service { containers })
+pub fn server(containers: Containers, origin: Origin) -> ContainersServer<Service> {
+    ContainersServer::new(Service { containers, origin })
 }
 
 fn encode(record: Record) -> Container {
@@ -106,10 +108,11 @@ impl Api for Service {
         &self,
         request: Request<CreateContainerRequest>,
     ) -> Result<Response<CreateContainerResponse>, Status> {
-        let (containers, (context, request)) = (self.containers.clone(), open(request)?);
+        let (service, (context, request)) = (self.clone(), open(request)?);
         run(move || {
-            let record = decode(request.container.unwrap_or_default());
-            let container = Some(encode(containers.create(&context, record)?));
+            let mut record = decode(request.container.unwrap_or_default());
+            service.origin.drop_labels_of_image(&context, &mut record)?;
+            let container = Some(encode(service.containers.create(&context, record)?));
             Ok(CreateContainerResponse { container })
         })
         .await

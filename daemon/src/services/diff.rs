@@ -3,9 +3,9 @@
 use api_protos::containerd::services::diff::v1::diff_server::{Diff as Api, DiffServer};
 use api_protos::containerd::services::diff::v1::*;
 use api_protos::containerd::types;
+use sys::mount::Mount;
 use tonic::{Request, Response, Status};
 
-use super::snapshots::decode_mounts;
 use super::{open, ordered, run};
 use crate::diff::Diff;
 use crate::diff::compare::Options;
@@ -43,6 +43,10 @@ pub fn encode(descriptor: Descriptor) -> types::Descriptor {
     }
 }
 
+fn mounts(mounts: Vec<types::Mount>) -> Vec<Mount> {
+    mounts.into_iter().map(Into::into).collect()
+}
+
 #[tonic::async_trait]
 impl Api for Service {
     async fn apply(
@@ -53,7 +57,7 @@ impl Api for Service {
         let diff = self.diff.clone();
         run(move || {
             let layer = decode(request.diff);
-            let mounts = decode_mounts(request.mounts);
+            let mounts = mounts(request.mounts);
             let applied = diff.apply(&context, &layer, &mounts, request.sync_fs)?;
             Ok(ApplyResponse {
                 applied: Some(encode(applied)),
@@ -66,8 +70,8 @@ impl Api for Service {
         let (context, request) = open(request)?;
         let diff = self.diff.clone();
         run(move || {
-            let left = decode_mounts(request.left);
-            let right = decode_mounts(request.right);
+            let left = mounts(request.left);
+            let right = mounts(request.right);
             let options = Options {
                 media_type: request.media_type,
                 reference: request.r#ref,

@@ -4,8 +4,6 @@ use api_protos::containerd::services::snapshots::v1::snapshots_server::{
     Snapshots as Api, SnapshotsServer,
 };
 use api_protos::containerd::services::snapshots::v1::*;
-use api_protos::containerd::types;
-use sys::mount::Mount;
 use tonic::{Request, Response, Status};
 
 use super::{Stream, open, ordered, paths, run, run_stream, unordered};
@@ -23,28 +21,6 @@ pub struct Service {
 /// Returns the service as a server.
 pub fn server(snapshots: Snapshots) -> SnapshotsServer<Service> {
     SnapshotsServer::new(Service { snapshots })
-}
-
-/// Returns mounts as the wire has them.
-pub fn encode_mounts(mounts: Vec<Mount>) -> Vec<types::Mount> {
-    let encode = |mount: Mount| types::Mount {
-        r#type: mount.fstype,
-        source: mount.source,
-        target: mount.target,
-        options: mount.options,
-    };
-    mounts.into_iter().map(encode).collect()
-}
-
-/// Returns mounts of the wire.
-pub fn decode_mounts(mounts: Vec<types::Mount>) -> Vec<Mount> {
-    let decode = |mount: types::Mount| Mount {
-        fstype: mount.r#type,
-        source: mount.source,
-        target: mount.target,
-        options: mount.options,
-    };
-    mounts.into_iter().map(decode).collect()
 }
 
 fn encode(snapshot: Snapshot) -> Info {
@@ -74,7 +50,7 @@ impl Api for Service {
             let (snapshotter, labels) = (&request.snapshotter, ordered(request.labels));
             let (key, parent) = (&request.key, &request.parent);
             let mounts = snapshots.prepare(&context, snapshotter, key, parent, labels)?;
-            let mounts = encode_mounts(mounts);
+            let mounts = mounts.into_iter().map(Into::into).collect();
             Ok(PrepareSnapshotResponse { mounts })
         })
         .await
@@ -89,7 +65,7 @@ impl Api for Service {
             let (snapshotter, labels) = (&request.snapshotter, ordered(request.labels));
             let (key, parent) = (&request.key, &request.parent);
             let mounts = snapshots.view(&context, snapshotter, key, parent, labels)?;
-            let mounts = encode_mounts(mounts);
+            let mounts = mounts.into_iter().map(Into::into).collect();
             Ok(ViewSnapshotResponse { mounts })
         })
         .await
@@ -102,7 +78,7 @@ impl Api for Service {
         let (snapshots, (context, request)) = (self.snapshots.clone(), open(request)?);
         run(move || {
             let mounts = snapshots.mounts(&context, &request.snapshotter, &request.key)?;
-            let mounts = encode_mounts(mounts);
+            let mounts = mounts.into_iter().map(Into::into).collect();
             Ok(MountsResponse { mounts })
         })
         .await

@@ -217,7 +217,7 @@ impl Task {
     }
 
     /// Kills all processes and deletes the task.
-    pub(super) async fn destroy(&self) -> Result<()> {
+    pub async fn destroy(&self) -> Result<()> {
         if self.kill("", SIGKILL, true).await.is_ok() {
             tokio::time::timeout(CHANGE, self.wait(""))
                 .await

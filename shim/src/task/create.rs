@@ -53,16 +53,6 @@ pub(super) fn mount(create: &Create, rootfs: &Path) -> Result<()> {
         }
         _ => {}
     }
-    let mounts: Vec<Mount> = create
-        .rootfs
-        .iter()
-        .cloned()
-        .map(|mount| Mount {
-            fstype: mount.r#type,
-            source: mount.source,
-            target: mount.target,
-            options: mount.options,
-        })
-        .collect();
+    let mounts: Vec<Mount> = create.rootfs.iter().cloned().map(Into::into).collect();
     sys::mount::mount_all(&mounts, rootfs).context(|| "failed to mount rootfs component")
 }

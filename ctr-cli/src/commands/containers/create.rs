@@ -221,13 +221,7 @@ fn root_of(mounts: &[Mount]) -> Option<Root> {
     let [mount] = mounts else {
         return None;
     };
-    let mount = sys::mount::Mount {
-        fstype: mount.r#type.clone(),
-        source: mount.source.clone(),
-        target: mount.target.clone(),
-        options: mount.options.clone(),
-    };
-    let read_only = sys::mount::read_only(&[mount]);
+    let read_only = sys::mount::read_only(&[mount.clone().into()]);
     sys::mount::open_detached(read_only.first()?)
         .ok()
         .map(Root::new)
