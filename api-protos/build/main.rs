@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect::<io::Result<_>>()?;
     files.sort();
     let descriptors = protox::compile(&files, ["proto"])?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    fs::write(out.join("methods.rs"), methods(&descriptors))?;
 
     let grpc = env::var_os("CARGO_FEATURE_GRPC").is_some();
     let ttrpc = env::var_os("CARGO_FEATURE_TTRPC").is_some();
@@ -34,6 +36,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }))
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Writes down the methods of all services: path, and whether the client and the server stream.
+fn methods(descriptors: &prost_types::FileDescriptorSet) -> String {
+    let mut methods = Vec::new();
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                let streams = (method.client_streaming(), method.server_streaming());
+                methods.push((path, streams.0, streams.1));
+            }
+        }
+    }
+    format!("&{methods:?}")
 }
 
 fn grpc_generator() -> Box<dyn prost_build::ServiceGenerator> {

@@ -12,6 +12,9 @@ mod generated {
 
 pub use generated::*;
 
+/// The methods of all services: path, whether the client streams, and whether the server does.
+pub const METHODS: &[(&str, bool, bool)] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 pub mod any;
 mod mount;
 pub mod status;

@@ -11,26 +11,30 @@ use futures_util::StreamExt;
 use snapshotter::Snapshotter;
 use snapshotter::native::Native;
 use snapshotter::overlay::Overlay;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tower::Service;
+use tower::util::option_layer;
 
 use crate::authority::Named;
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::content::Content;
 use crate::context::NAMESPACE_HEADER;
 use crate::cri::{self, Cri};
 use crate::diff::Diff;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::events::Exchange;
 use crate::gc::Collector;
 use crate::images::locks::Locks;
 use crate::listen::{self, Lock};
 use crate::metadata::{Containers, Images, Leases, Namespaces, Sandboxes, Store};
+use crate::metrics::calls::Calls;
+use crate::metrics::serve::{self, Pages};
+use crate::metrics::{Metrics, Started};
 use crate::plugins::{Plugin, Plugins};
 use crate::restart::origin::Origin;
 use crate::restart::{self, Monitor};
@@ -64,6 +68,7 @@ const SANDBOX_STORE: &str = "io.containerd.sandbox.store.v1";
 const SHIM: &str = "io.containerd.shim.v1";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 const STREAMING: &str = "io.containerd.streaming.v1";
+const TASK_MONITOR: &str = "io.containerd.monitor.task.v1";
 const TRANSFER: &str = "io.containerd.transfer.v1";
 
 /// Sets the largest message of a server, in both directions.
@@ -83,6 +88,8 @@ pub struct App {
     cri: Option<Arc<Cri>>,
     /// What restarts containers, and how often it looks after them.
     monitor: Option<(Monitor, Duration)>,
+    /// Where metrics and variables are taken from, if anybody asks for them.
+    metrics: Option<Metrics>,
     _lock: Lock,
 }
 
@@ -194,6 +201,7 @@ pub fn build(config: &Config) -> Result<App> {
     let monitor = monitor(config, &parts, &mut plugins)?;
     let services = serve(config, &parts, transfer, cri.clone(), plugins)?;
     Ok(App {
+        metrics: metrics(config, &parts),
         parts,
         services,
         cri,
@@ -319,6 +327,26 @@ fn cri(
     }
 }
 
+/// Returns where metrics and variables are taken from, if there is a server of either.
+fn metrics(config: &Config, parts: &Parts) -> Option<Metrics> {
+    if config.metrics.is_none() && config.debug.is_none() {
+        return None;
+    }
+    let settings = config.plugins.get(&format!("{TASK_MONITOR}.cgroups"));
+    let off = settings.and_then(|settings| settings.get("no_prometheus")?.as_bool());
+    Some(Metrics {
+        namespaces: parts.namespaces.clone(),
+        containers: parts.containers.clone(),
+        tasks: parts.tasks.clone(),
+        collector: parts.collector.clone(),
+        store: parts.store.clone(),
+        calls: Calls::new(config.histogram),
+        of_tasks: off != Some(true),
+        started: Started::now(),
+        build: [services::version::VERSION, services::version::REVISION],
+    })
+}
+
 /// Returns the restart monitor and the time between its rounds, unless it is disabled.
 fn monitor(
     config: &Config,
@@ -432,6 +460,9 @@ impl App {
         if let Some((monitor, interval)) = &self.monitor {
             tokio::spawn(monitor.clone().run(*interval));
         }
+        if let Some(metrics) = &self.metrics {
+            observe(config, metrics).await?;
+        }
         match &self.cri {
             Some(cri) => cri.start().await,
             None => Ok(()),
@@ -444,16 +475,42 @@ impl App {
         listener: UnixListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
+        let calls = self.metrics.map(|metrics| metrics.calls);
         let connections = UnixListenerStream::new(listener).map(|io| io.map(Named::new));
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .trace_fn(span)
+            .layer(option_layer(calls))
             .add_routes(self.services.routes())
             .serve_with_incoming_shutdown(connections, shutdown)
             .await
             .map_err(|error| Error::other("serve gRPC", error))
     }
+}
+
+/// Serves metrics and variables where the configuration says.
+async fn observe(config: &Config, metrics: &Metrics) -> Result<()> {
+    let listen = async |address: &str| {
+        let listener = TcpListener::bind(address).await;
+        listener.context(|| format!("listen on {address:?}"))
+    };
+    if let Some(address) = &config.metrics {
+        let listener = listen(address).await?;
+        tokio::spawn(serve::tcp(listener, metrics.clone(), Pages::Metrics));
+    }
+    match &config.debug {
+        None => {}
+        Some(Endpoint::Tcp(address)) => {
+            let listener = listen(address).await?;
+            tokio::spawn(serve::tcp(listener, metrics.clone(), Pages::Debug));
+        }
+        Some(Endpoint::Unix(socket)) => {
+            let listener = listen::bind(socket)?;
+            tokio::spawn(serve::unix(listener, metrics.clone(), Pages::Debug));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the span of a request: everything logged on its behalf carries the operation and the namespace.

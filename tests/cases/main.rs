@@ -10,6 +10,7 @@ mod docker;
 mod docs;
 mod images;
 mod lifecycle;
+mod metrics;
 mod monitor;
 mod parity;
 mod podman;

@@ -14,15 +14,15 @@ const LONGER: &[(&str, &str)] = &[];
 const LAYERS: &[&[&str]] = &[
     &["app"],
     &["services", "cri"],
-    &["transfer", "sandbox", "restart"],
+    &["transfer", "sandbox", "restart", "metrics"],
     &["images", "tasks"],
     &["registry", "gc", "diff"],
     &["content", "snapshots"],
     &["metadata"],
     &["events", "streaming"],
     &["context", "filter", "blocking"],
-    &["labels", "digest"],
-    &["error", "media", "time"],
+    &["labels", "digest", "head"],
+    &["error", "media", "time", "histogram"],
 ];
 
 fn root() -> &'static Path {

@@ -27,7 +27,7 @@ pub struct File {
     #[serde(default)]
     pub debug: Debug,
     #[serde(default)]
-    pub metrics: Unused,
+    pub metrics: Metrics,
     #[serde(default)]
     pub cgroup: Unused,
     #[serde(default)]
@@ -67,9 +67,22 @@ pub struct Ttrpc {
     pub unknown: Unknown,
 }
 
-/// What is logged.
+/// The server of metrics; from version 4 on the plugin `io.containerd.server.v1.metrics`, and the histogram a key of
+/// `io.containerd.metrics.v1.grpc-prometheus`.
+#[derive(Debug, Default, Deserialize)]
+pub struct Metrics {
+    pub address: Option<String>,
+    pub grpc_histogram: Option<bool>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What is logged, and the debug socket, which from version 4 on is the plugin `io.containerd.server.v1.debug`.
 #[derive(Debug, Default, Deserialize)]
 pub struct Debug {
+    pub address: Option<String>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
     pub level: Option<String>,
     pub format: Option<String>,
     #[serde(flatten)]

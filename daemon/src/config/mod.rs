@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Result, invalid};
 use crate::gc;
-use file::{File, Grpc, Metadata, Scheduler, Ttrpc, Unknown};
+use file::{Debug, File, Grpc, Metadata, Metrics, Scheduler, Ttrpc, Unknown};
 
 /// Where the configuration file is unless the command line names another.
 pub const DEFAULT_FILE: &str = "/etc/corten/config.toml";
@@ -21,6 +21,7 @@ const GRPC: &str = "io.containerd.server.v1.grpc";
 const TTRPC: &str = "io.containerd.server.v1.ttrpc";
 const DEBUG: &str = "io.containerd.server.v1.debug";
 const METRICS: &str = "io.containerd.server.v1.metrics";
+const HISTOGRAM: &str = "io.containerd.metrics.v1.grpc-prometheus";
 const METADATA: &str = "io.containerd.metadata.v1.bolt";
 const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
 const MAX_MESSAGE: usize = 16 << 20;
@@ -40,6 +41,12 @@ pub struct Config {
     pub max_message: usize,
     pub log_level: String,
     pub log_json: bool,
+    /// Where the daemon's variables are served, if anywhere.
+    pub debug: Option<Endpoint>,
+    /// Host and port where metrics are served, if anywhere.
+    pub metrics: Option<String>,
+    /// Whether metrics tell how long calls take.
+    pub histogram: bool,
     pub oom_score: Option<i32>,
     /// Whether a blob of one namespace may be had by all that know its digest.
     pub content_shared: bool,
@@ -60,6 +67,14 @@ pub struct Socket {
     pub gid: u32,
 }
 
+/// Where something is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Unix(Socket),
+    /// Host and port.
+    Tcp(String),
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -70,6 +85,9 @@ impl Default for Config {
             max_message: MAX_MESSAGE,
             log_level: "info".into(),
             log_json: false,
+            debug: None,
+            metrics: None,
+            histogram: false,
             oom_score: None,
             content_shared: true,
             gc: gc::Config::default(),
@@ -134,13 +152,8 @@ impl Config {
             }
         };
         config.set_gc(section(&mut file, SCHEDULER)?, unknown)?;
-        let logging = match file.plugins.remove(DEBUG) {
-            Some(table) => read(DEBUG, table)?,
-            None => file.debug,
-        };
-        note(unknown, "debug", &logging.unknown);
-        config.log_level = logging.level.unwrap_or(config.log_level);
-        config.log_json = logging.format.as_deref() == Some("json");
+        config.set_debug(&mut file, unknown)?;
+        config.set_metrics(&mut file, unknown)?;
         config.root = file.root.unwrap_or(config.root);
         config.state = file.state.unwrap_or(config.state);
         config.oom_score = file.oom_score;
@@ -182,6 +195,43 @@ impl Config {
         Ok(())
     }
 
+    fn set_debug(&mut self, file: &mut File, unknown: &mut Vec<String>) -> Result<()> {
+        let section = std::mem::take(&mut file.debug);
+        let plugin: Debug = self::section(file, DEBUG)?;
+        for debug in [&section, &plugin] {
+            note(unknown, "debug", &debug.unknown);
+        }
+        if let Some(level) = plugin.level.or(section.level) {
+            self.log_level = level;
+        }
+        self.log_json = plugin.format.or(section.format).as_deref() == Some("json");
+        let address = plugin.address.or(section.address);
+        let uid = plugin.uid.or(section.uid).unwrap_or(0);
+        let gid = plugin.gid.or(section.gid).unwrap_or(0);
+        self.debug = match address.filter(|address| !address.is_empty()) {
+            Some(path) if Path::new(&path).is_absolute() => {
+                let path = path.into();
+                Some(Endpoint::Unix(Socket { path, uid, gid }))
+            }
+            address => address.map(Endpoint::Tcp),
+        };
+        Ok(())
+    }
+
+    fn set_metrics(&mut self, file: &mut File, unknown: &mut Vec<String>) -> Result<()> {
+        let section = std::mem::take(&mut file.metrics);
+        let plugin: Metrics = self::section(file, METRICS)?;
+        let calls: Metrics = self::section(file, HISTOGRAM)?;
+        for metrics in [&section, &plugin, &calls] {
+            note(unknown, "metrics", &metrics.unknown);
+        }
+        let address = plugin.address.or(section.address);
+        self.metrics = address.filter(|address| !address.is_empty());
+        let histogram = calls.grpc_histogram.or(plugin.grpc_histogram);
+        self.histogram = histogram.or(section.grpc_histogram).unwrap_or(false);
+        Ok(())
+    }
+
     fn set_gc(&mut self, scheduler: Scheduler, unknown: &mut Vec<String>) -> Result<()> {
         note(unknown, SCHEDULER, &scheduler.unknown);
         let gc = &mut self.gc;
@@ -212,7 +262,6 @@ impl Config {
 /// Returns the names of what is said in sections that have no effect.
 fn unheeded(file: &File) -> Vec<String> {
     let sections = [
-        ("metrics", &file.metrics),
         ("cgroup", &file.cgroup),
         ("timeouts", &file.timeouts),
         ("proxy_plugins", &file.proxy_plugins),
@@ -288,12 +337,11 @@ mod tests {
 
     #[test]
     fn sections_without_effect_are_named() {
-        let text = "version = 2\n[metrics]\naddress = \"a:1\"\n[timeouts]\n\"io.containerd.timeout.task.state\" = \"2s\"\n\
+        let text = "version = 2\n[timeouts]\n\"io.containerd.timeout.task.state\" = \"2s\"\n\
                     [proxy_plugins.fuse]\ntype = \"snapshot\"\naddress = \"/s\"\n";
         let mut unknown = Vec::new();
         let config = Config::parse(text, &mut unknown).unwrap();
         let expected = [
-            "metrics.address",
             "timeouts.io.containerd.timeout.task.state",
             "proxy_plugins.fuse",
         ];

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Config, DEBUG, GRPC, METADATA, METRICS, SCHEDULER, Socket, TTRPC};
+use super::{
+    Config, DEBUG, Endpoint, GRPC, HISTOGRAM, METADATA, METRICS, SCHEDULER, Socket, TTRPC,
+};
 use crate::error::{Error, Kind, Result};
 
 const VERSION: i64 = 4;
@@ -41,10 +43,16 @@ pub fn dump(config: &Config) -> Result<String> {
     add(TTRPC, socket(&config.ttrpc));
     let format = if config.log_json { "json" } else { "text" };
     let level = config.log_level.as_str();
-    add(
-        DEBUG,
-        vec![("level", level.into()), ("format", format.into())],
-    );
+    let mut debug = match &config.debug {
+        None => vec![("address", "".into())],
+        Some(Endpoint::Tcp(address)) => vec![("address", address.as_str().into())],
+        Some(Endpoint::Unix(path)) => socket(path),
+    };
+    debug.extend([("level", level.into()), ("format", format.into())]);
+    add(DEBUG, debug);
+    let address = config.metrics.as_deref().unwrap_or_default();
+    add(METRICS, vec![("address", address.into())]);
+    add(HISTOGRAM, vec![("grpc_histogram", config.histogram.into())]);
     let policy = if config.content_shared {
         "shared"
     } else {
@@ -122,6 +130,13 @@ mod tests {
         let mut config = Config {
             root: "/r".into(),
             oom_score: Some(-7),
+            metrics: Some("127.0.0.1:1338".into()),
+            histogram: true,
+            debug: Some(Endpoint::Unix(Socket {
+                path: "/d".into(),
+                uid: 3,
+                gid: 4,
+            })),
             ..Config::default()
         };
         config
@@ -140,6 +155,7 @@ mod tests {
     #[test]
     fn sections_of_old_files_become_plugins() {
         let old = "version = 2\nroot = \"/r\"\n[grpc]\naddress = \"/a\"\ngid = 5\n[debug]\nlevel = \"debug\"\n\
+                   address = \"/d\"\n[metrics]\naddress = \"h:1\"\ngrpc_histogram = true\n\
                    [plugins.\"io.containerd.gc.v1.scheduler\"]\nmutation_threshold = 3\n";
         let new = migrate(old.parse().unwrap()).unwrap();
         assert!(new.contains("version = 4"), "{new}");

@@ -22,6 +22,7 @@ use crate::blocking::blocking;
 use crate::content::Content;
 use crate::error::Result;
 use crate::events::Exchange;
+use crate::histogram::Histogram;
 use crate::metadata::{Read, Store, Table, Tx, leases};
 use crate::snapshots::{self, Snapshots};
 use crate::time::now;
@@ -77,6 +78,7 @@ struct Inner {
     snapshots: Snapshots,
     /// How many collections have begun.
     begun: AtomicU64,
+    collections: Collections,
     running: Mutex<()>,
 }
 
@@ -95,6 +97,7 @@ impl Collector {
                 content,
                 snapshots,
                 begun: AtomicU64::new(0),
+                collections: Collections::default(),
                 running: Mutex::new(()),
             }),
         }
@@ -110,8 +113,15 @@ impl Collector {
             return Ok(());
         }
         inner.begun.fetch_add(1, Ordering::AcqRel);
-        let work = inner.clone();
-        blocking(move || work.collect()).await
+        let (work, start) = (inner.clone(), Instant::now());
+        let collected = blocking(move || work.collect()).await;
+        inner.collections.note(start.elapsed(), collected.is_ok());
+        collected
+    }
+
+    /// Returns what is known of the collections so far.
+    pub fn collections(&self) -> &Collections {
+        &self.inner.collections
     }
 
     /// Collects whenever `config` says that it is time to, for ever.
@@ -149,6 +159,33 @@ impl Collector {
             } else {
                 changes.changed().await;
             }
+        }
+    }
+}
+
+/// The collections so far.
+#[derive(Debug, Default)]
+pub struct Collections {
+    failed: AtomicU64,
+    /// How long those have taken that succeeded.
+    pub seconds: Histogram,
+}
+
+impl Collections {
+    /// Returns how many have succeeded.
+    pub fn succeeded(&self) -> u64 {
+        self.seconds.count()
+    }
+
+    /// Returns how many have failed.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, took: Duration, succeeded: bool) {
+        match succeeded {
+            true => self.seconds.add(took),
+            false => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
         }
     }
 }

@@ -10,7 +10,6 @@
 //! | `spdy/` | SPDY/3.1: frames, compressed headers, streams |
 //! | `websocket.rs` | channels over WebSocket |
 
-pub mod head;
 pub mod serve;
 pub mod spdy;
 pub mod websocket;

@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use super::head::{self, Head};
 use super::spdy::{Connection, Sender, Stream};
 use super::{Channels, Request, websocket};
 use crate::cri::{Cri, container, pod};
 use crate::error::{Context, Error, Kind, Result, invalid};
+use crate::head::{self, Head};
 
 /// The protocols of streams over SPDY, the best first.
 const PROTOCOLS: [&str; 4] = [

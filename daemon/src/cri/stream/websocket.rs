@@ -15,10 +15,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use super::head::{self, Head};
 use super::serve::{sizes, while_alive};
 use super::{Channels, Request};
 use crate::error::Result;
+use crate::head::{self, Head};
 
 /// The protocols, the best first; those with `base64` are text.
 const PROTOCOLS: [&str; 5] = [

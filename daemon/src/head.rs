@@ -1,28 +1,29 @@
-//! The request that a connection begins with, and the answers to it.
+//! The HTTP/1.1 request that a connection begins with, and the answers to it.
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::{Context, Error, Kind, Result, invalid};
 
 /// The longest head of a request.
 const LONGEST: usize = 64 << 10;
 const HEADERS: usize = 64;
+const TEXT: &str = "text/plain; charset=utf-8";
 /// How long a client may take to send it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The head of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
+    pub method: String,
     pub path: String,
     headers: Vec<(String, String)>,
 }
 
 impl Head {
     /// Reads a head, and returns it with what came after it.
-    pub async fn read(stream: &mut TcpStream) -> Result<(Self, Vec<u8>)> {
+    pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Self, Vec<u8>)> {
         let mut bytes = Vec::new();
         let read = async {
             loop {
@@ -56,6 +57,7 @@ impl Head {
             (header.name.to_ascii_lowercase(), value)
         });
         let head = Self {
+            method: request.method.unwrap_or_default().to_owned(),
             path: request.path.unwrap_or_default().to_owned(),
             headers: headers.collect(),
         };
@@ -83,7 +85,10 @@ impl Head {
 }
 
 /// Answers that the connection goes on with another protocol.
-pub async fn switch(stream: &mut TcpStream, headers: &[(&str, &str)]) -> Result<()> {
+pub async fn switch(
+    stream: &mut (impl AsyncWrite + Unpin),
+    headers: &[(&str, &str)],
+) -> Result<()> {
     let mut answer = String::from("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
     for (name, value) in headers {
         answer += &format!("{name}: {value}\r\n");
@@ -94,11 +99,25 @@ pub async fn switch(stream: &mut TcpStream, headers: &[(&str, &str)]) -> Result<
 }
 
 /// Answers that nothing comes of the request.
-pub async fn refuse(stream: &mut TcpStream, status: &str, message: &str) -> Result<()> {
-    let length = message.len() + 1;
+pub async fn refuse(
+    stream: &mut (impl AsyncWrite + Unpin),
+    status: &str,
+    message: &str,
+) -> Result<()> {
+    answer(stream, status, TEXT, &format!("{message}\n")).await
+}
+
+/// Answers with a whole body, after which the connection ends.
+pub async fn answer(
+    stream: &mut (impl AsyncWrite + Unpin),
+    status: &str,
+    media_type: &str,
+    body: &str,
+) -> Result<()> {
+    let length = body.len();
     let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{message}\n"
+        "HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
     );
     let written = stream.write_all(answer.as_bytes()).await;
     written.context(|| "answer a request")
@@ -115,7 +134,10 @@ mod tests {
         assert_eq!(Head::parse(&text[..40]).unwrap(), None);
         let (head, length) = Head::parse(text).unwrap().unwrap();
         assert_eq!(&text[length..], b"rest");
-        assert_eq!(head.path, "/exec/abc");
+        assert_eq!(
+            (head.method.as_str(), head.path.as_str()),
+            ("POST", "/exec/abc")
+        );
         assert!(head.upgrades_to("spdy/3.1") && !head.upgrades_to("websocket"));
         assert_eq!(
             head.values("x-stream-protocol-version"),
