@@ -2,7 +2,8 @@
 //!
 //! `containerd::services::content::v1` is package `containerd.services.content.v1`, and so on. With feature
 //! `grpc`, each service has its tonic client and server beside its messages; with feature `ttrpc`, the services that
-//! shims and the daemon speak with each other have a module `..._ttrpc` with client, trait and server.
+//! shims and the daemon speak with each other have a module `..._ttrpc` with client, trait and server. With feature
+//! `oci`, there is what those who write containers' configurations have in common.
 #![forbid(unsafe_code)]
 
 #[allow(clippy::all, rustdoc::all)]
@@ -17,4 +18,6 @@ pub const METHODS: &[(&str, bool, bool)] = include!(concat!(env!("OUT_DIR"), "/m
 
 pub mod any;
 mod mount;
+#[cfg(feature = "oci")]
+pub mod oci;
 pub mod status;

@@ -10,7 +10,6 @@ pub mod format;
 pub mod image;
 pub mod platform;
 pub mod progress;
-pub mod signal;
 pub mod spec;
 pub mod stream;
 pub mod table;

@@ -3,7 +3,9 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod capability;
 pub mod console;
+pub mod device;
 pub mod error;
 pub mod executable;
 pub mod fdpass;

@@ -1,24 +1,7 @@
 //! containerd's default configuration of a Linux container.
 
+use api_protos::oci::CAPABILITIES;
 use serde_json::{Value, json};
-
-/// The capabilities of a container that asks for nothing else.
-const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
 
 const MASKED: [&str; 11] = [
     "/proc/acpi",

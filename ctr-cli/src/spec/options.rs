@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use sys::capability::NAMES;
 
-use super::process::{self, ALL, capability, change_capabilities, set_env};
+use super::process::{self, capability, change_capabilities, set_env};
 
 /// What the user asks of a container's configuration.
 #[derive(Debug, Clone, Default, Args)]
@@ -136,9 +137,7 @@ fn mounts(spec: &mut Value) -> &mut Vec<Value> {
 }
 
 fn privileged(spec: &mut Value) {
-    change_capabilities(spec, |names| {
-        *names = ALL.iter().map(|name| name.to_string()).collect()
-    });
+    change_capabilities(spec, |names| *names = NAMES.map(str::to_owned).to_vec());
     spec["linux"]["maskedPaths"] = json!([]);
     spec["linux"]["readonlyPaths"] = json!([]);
     spec["process"]["noNewPrivileges"] = json!(false);
@@ -308,7 +307,7 @@ mod tests {
                 .as_array()
                 .unwrap()
                 .len(),
-            ALL.len() - 1
+            NAMES.len() - 1
         );
     }
 

@@ -2,51 +2,6 @@
 
 use serde_json::{Value, json};
 
-/// The kernel's capabilities, as of Linux 5.9.
-pub const ALL: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
 /// Sets variables `NAME=VALUE` in the environment; a name without a value is taken out.
 pub fn set_env(spec: &mut Value, variables: Vec<String>) {
     let env = spec["process"]["env"]
@@ -75,16 +30,10 @@ pub fn set_env(spec: &mut Value, variables: Vec<String>) {
 
 /// Reads a capability's name with or without `CAP_`, in any case.
 pub fn capability(text: &str) -> Result<String, String> {
-    let upper = text.to_uppercase();
-    let name = if upper.starts_with("CAP_") {
-        upper
-    } else {
-        format!("CAP_{upper}")
-    };
-    if ALL.contains(&name.as_str()) {
-        Ok(name)
-    } else {
-        Err(format!("no capability {text:?}"))
+    let name = sys::capability::full_name(text);
+    match sys::capability::number(&name) {
+        Some(_) => Ok(name),
+        None => Err(format!("no capability {text:?}")),
     }
 }
 

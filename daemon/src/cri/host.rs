@@ -1,33 +1,30 @@
 //! What matters of the machine, read once.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{major, minor};
-use serde_json::{Value, json};
+use api_protos::oci;
+use serde_json::Value;
+use sys::{capability, device};
 
-use super::spec::{Host, capabilities};
+use super::spec::Host;
 use crate::error::{Context, Result, invalid};
-
-/// Folders under `/dev` that every container has its own of.
-const OWN: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", ".lxd-mounts"];
-/// How deep devices are looked for.
-const DEEP: usize = 4;
 
 /// Reads what matters of the machine.
 pub fn read() -> Result<Host> {
     let hostname = rustix::system::uname();
     let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    let mut devices = Vec::new();
-    walk(Path::new("/dev"), DEEP, &mut devices);
+    let devices = device::all();
+    let devices = devices
+        .iter()
+        .map(|device| oci::device(device, &device.path.to_string_lossy()));
     Ok(Host {
         hostname: hostname.nodename().to_string_lossy().into_owned(),
         unified: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
         swap: swap(),
         oom_score_adj: score.trim().parse().unwrap_or(0),
-        capabilities: capabilities::named(bounding()?),
-        devices,
+        capabilities: capability::named(bounding()?),
+        devices: devices.collect(),
     })
 }
 
@@ -46,74 +43,29 @@ fn bounding() -> Result<u64> {
     set.ok_or_else(|| invalid("no capabilities in /proc/self/status"))
 }
 
-fn walk(dir: &Path, deep: usize, devices: &mut Vec<Value>) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let Ok(kind) = entry.file_type() else {
-            continue;
-        };
-        let name = entry.file_name();
-        if dir == Path::new("/dev") && OWN.iter().any(|own| name == *own) {
-            continue;
-        }
-        if kind.is_dir() && deep > 0 {
-            walk(&path, deep - 1, devices);
-        } else if (kind.is_char_device() || kind.is_block_device())
-            && let Ok(device) = device(&path, &path.to_string_lossy())
-        {
-            devices.push(device);
-        }
-    }
-}
-
-/// Returns a device of the host as a container has it at `destination`.
-pub fn device(path: &Path, destination: &str) -> Result<Value> {
-    let found = fs::metadata(path).context(|| format!("look at device {path:?}"))?;
-    let kind = match found.file_type() {
-        kind if kind.is_char_device() => "c",
-        kind if kind.is_block_device() => "b",
-        _ => return Err(invalid(format!("{path:?} is no device"))),
-    };
-    Ok(json!({
-        "path": destination,
-        "type": kind,
-        "major": major(found.rdev()),
-        "minor": minor(found.rdev()),
-        "fileMode": found.mode() & 0o777,
-        "uid": found.uid(),
-        "gid": found.gid(),
-    }))
-}
-
 /// Returns the devices of the host's `path` in a container: one, or all that are in a folder.
 pub fn devices(path: &Path, destination: &str, access: &str) -> Result<Vec<Value>> {
     let path = path
         .canonicalize()
         .context(|| format!("resolve device {path:?}"))?;
-    let mut found = Vec::new();
-    if path.is_dir() {
-        walk(&path, DEEP, &mut found);
-        let prefix = path.to_string_lossy().into_owned();
-        for device in &mut found {
-            let own = device["path"].as_str().unwrap_or_default();
-            let rest = own.strip_prefix(&prefix).unwrap_or_default().to_owned();
-            device["path"] = format!("{destination}{rest}").into();
+    let found = device::under(&path)?;
+    let devices = found.iter().map(|device| {
+        let rest = device.path.strip_prefix(&path).unwrap_or(&device.path);
+        let mut inside = Path::new(destination).to_owned();
+        if rest != Path::new("") {
+            inside.push(rest);
         }
-    } else {
-        found.push(device(&path, destination)?);
-    }
-    for device in &mut found {
+        let mut device = oci::device(device, &inside.to_string_lossy());
         device["access"] = access.into();
-    }
-    Ok(found)
+        device
+    });
+    Ok(devices.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn devices_are_told_with_their_numbers() {

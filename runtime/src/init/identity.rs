@@ -204,49 +204,11 @@ fn resource(typ: PosixRlimitType) -> Resource {
 
 /// Returns the kernel's bit; the specification's enum is in no order that could be counted on.
 fn bit(capability: Capability) -> CapabilitySet {
-    match capability {
-        Capability::Chown => CapabilitySet::CHOWN,
-        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
-        Capability::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
-        Capability::Fowner => CapabilitySet::FOWNER,
-        Capability::Fsetid => CapabilitySet::FSETID,
-        Capability::Kill => CapabilitySet::KILL,
-        Capability::Setgid => CapabilitySet::SETGID,
-        Capability::Setuid => CapabilitySet::SETUID,
-        Capability::Setpcap => CapabilitySet::SETPCAP,
-        Capability::LinuxImmutable => CapabilitySet::LINUX_IMMUTABLE,
-        Capability::NetBindService => CapabilitySet::NET_BIND_SERVICE,
-        Capability::NetBroadcast => CapabilitySet::NET_BROADCAST,
-        Capability::NetAdmin => CapabilitySet::NET_ADMIN,
-        Capability::NetRaw => CapabilitySet::NET_RAW,
-        Capability::IpcLock => CapabilitySet::IPC_LOCK,
-        Capability::IpcOwner => CapabilitySet::IPC_OWNER,
-        Capability::SysModule => CapabilitySet::SYS_MODULE,
-        Capability::SysRawio => CapabilitySet::SYS_RAWIO,
-        Capability::SysChroot => CapabilitySet::SYS_CHROOT,
-        Capability::SysPtrace => CapabilitySet::SYS_PTRACE,
-        Capability::SysPacct => CapabilitySet::SYS_PACCT,
-        Capability::SysAdmin => CapabilitySet::SYS_ADMIN,
-        Capability::SysBoot => CapabilitySet::SYS_BOOT,
-        Capability::SysNice => CapabilitySet::SYS_NICE,
-        Capability::SysResource => CapabilitySet::SYS_RESOURCE,
-        Capability::SysTime => CapabilitySet::SYS_TIME,
-        Capability::SysTtyConfig => CapabilitySet::SYS_TTY_CONFIG,
-        Capability::Mknod => CapabilitySet::MKNOD,
-        Capability::Lease => CapabilitySet::LEASE,
-        Capability::AuditWrite => CapabilitySet::AUDIT_WRITE,
-        Capability::AuditControl => CapabilitySet::AUDIT_CONTROL,
-        Capability::Setfcap => CapabilitySet::SETFCAP,
-        Capability::MacOverride => CapabilitySet::MAC_OVERRIDE,
-        Capability::MacAdmin => CapabilitySet::MAC_ADMIN,
-        Capability::Syslog => CapabilitySet::SYSLOG,
-        Capability::WakeAlarm => CapabilitySet::WAKE_ALARM,
-        Capability::BlockSuspend => CapabilitySet::BLOCK_SUSPEND,
-        Capability::AuditRead => CapabilitySet::AUDIT_READ,
-        Capability::Perfmon => CapabilitySet::PERFMON,
-        Capability::Bpf => CapabilitySet::BPF,
-        Capability::CheckpointRestore => CapabilitySet::CHECKPOINT_RESTORE,
-    }
+    let name = sys::capability::full_name(&capability.to_string());
+    let number = sys::capability::number(&name);
+    number.map_or(CapabilitySet::empty(), |number| {
+        CapabilitySet::from_bits_retain(1 << number)
+    })
 }
 
 #[cfg(test)]
@@ -254,16 +216,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_have_the_kernels_numbers() {
-        let numbers = [
-            (Capability::Chown, 0),
-            (Capability::Kill, 5),
-            (Capability::SysAdmin, 21),
-            (Capability::AuditWrite, 29),
-            (Capability::CheckpointRestore, 40),
-        ];
-        for (capability, number) in numbers {
-            assert_eq!(bit(capability).bits(), 1 << number, "{capability:?}");
+    fn every_capability_has_the_kernels_number() {
+        for (number, name) in sys::capability::NAMES.iter().enumerate() {
+            let capability = serde_json::from_value((*name).into()).unwrap();
+            assert_eq!(bit(capability).bits(), 1 << number, "{name}");
         }
     }
 }

@@ -7,13 +7,12 @@ use clap::Args;
 use crate::cli::Session;
 use crate::client::Doing as _;
 use crate::commands::containers;
-use crate::signal;
 
 /// Send a signal to a container
 #[derive(Debug, Args)]
 pub struct Options {
     /// The signal, by name or number [default: the image's stop signal, or TERM]
-    #[arg(short, long, value_name = "SIGNAL", value_parser = signal::parse)]
+    #[arg(short, long, value_name = "SIGNAL", value_parser = signal)]
     signal: Option<u32>,
     /// Send it to every process of the container
     #[arg(short, long)]
@@ -35,7 +34,7 @@ pub async fn run(session: &Session, options: Options) -> Result<()> {
                 .labels
                 .get("io.containerd.image.config.stop-signal");
             label
-                .and_then(|name| signal::parse(name).ok())
+                .and_then(|name| sys::signals::number(name))
                 .unwrap_or(15)
         }
     };
@@ -52,4 +51,8 @@ pub async fn run(session: &Session, options: Options) -> Result<()> {
         .await
         .map(drop)
         .doing(|| format!("kill task {}", options.id))
+}
+
+fn signal(text: &str) -> Result<u32, String> {
+    sys::signals::number(text).ok_or_else(|| format!("no signal {text:?}"))
 }

@@ -1,5 +1,6 @@
 //! The specification of a container in a pod.
 
+use api_protos::oci;
 use api_protos::runtime::v1::{
     ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, PodSandboxConfig,
 };
@@ -138,7 +139,7 @@ impl Container<'_> {
                 Seccomp::Unconfined => {}
                 Seccomp::Default => {
                     let held = capabilities::apply(asked, &self.host.capabilities);
-                    linux["seccomp"] = super::seccomp::default_profile(&held);
+                    linux["seccomp"] = oci::seccomp::default_profile(&held);
                 }
                 Seccomp::Given(profile) => linux["seccomp"] = profile.clone(),
             }
@@ -216,13 +217,7 @@ impl Container<'_> {
 
 /// Returns the rule that lets a container use one of its devices.
 fn rule(device: &Value) -> Value {
-    json!({
-        "allow": true,
-        "type": device["type"],
-        "major": device["major"],
-        "minor": device["minor"],
-        "access": device["access"],
-    })
+    oci::device_rule(device, device["access"].as_str().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ pub mod mounts;
 pub mod process;
 pub mod resources;
 pub mod sandbox;
-pub mod seccomp;
 pub mod user;
 
 use serde::Deserialize;

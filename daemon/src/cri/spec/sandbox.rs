@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api_protos::oci;
 use api_protos::runtime::v1::{NamespaceMode, PodSandboxConfig};
 use serde_json::{Value, json};
 
@@ -127,7 +128,7 @@ impl Sandbox<'_> {
         });
         match &self.seccomp {
             Seccomp::Unconfined => {}
-            Seccomp::Default => spec["seccomp"] = super::seccomp::default_profile(held),
+            Seccomp::Default => spec["seccomp"] = oci::seccomp::default_profile(held),
             Seccomp::Given(profile) => spec["seccomp"] = profile.clone(),
         }
         spec

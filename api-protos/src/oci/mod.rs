@@ -1,0 +1,48 @@
+//! Parts of OCI runtime specifications that CRI and the command line both write.
+
+pub mod seccomp;
+
+use serde_json::{Value, json};
+use sys::device::Device;
+
+/// The capabilities of a container that asks for nothing else.
+pub const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// Returns a device of the host as a container has it at `destination`.
+pub fn device(device: &Device, destination: &str) -> Value {
+    json!({
+        "path": destination,
+        "type": if device.block { "b" } else { "c" },
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": device.uid,
+        "gid": device.gid,
+    })
+}
+
+/// Returns the rule that lets a container use one of its devices; `access` is of `rwm`.
+pub fn device_rule(device: &Value, access: &str) -> Value {
+    json!({
+        "allow": true,
+        "type": device["type"],
+        "major": device["major"],
+        "minor": device["minor"],
+        "access": access,
+    })
+}
