@@ -55,8 +55,10 @@ impl Container {
 
     /// Runs a further process in the container.
     pub fn exec(&self, options: &ExecOptions) -> Result<Process> {
-        if self.cgroup().is_frozen().unwrap_or(false) {
-            return Err(refused("cannot exec in a paused container"));
+        if !options.ignore_paused && self.cgroup().is_frozen().unwrap_or(false) {
+            return Err(refused(
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            ));
         }
         let init = match exec::open_init(&self.record) {
             Err(error) if error.kind() == Kind::NotFound => {

@@ -63,6 +63,8 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// How many descriptors after stderr the process inherits.
     pub preserve_fds: u32,
+    /// Whether the container may be paused: the process then comes to run once it is resumed.
+    pub ignore_paused: bool,
 }
 
 impl ExecOptions {
@@ -73,6 +75,7 @@ impl ExecOptions {
             io: Io::Inherit,
             pid_file: None,
             preserve_fds: 0,
+            ignore_paused: false,
         }
     }
 }

@@ -61,6 +61,26 @@ fn a_container_goes_through_its_states() {
 }
 
 #[test]
+fn a_process_that_ignores_the_pause_runs_once_it_is_over() {
+    each(|mut bundle| {
+        bundle.stay();
+        let id = bundle.id().to_owned();
+        bundle.runtime(&["pause", &id]).ok();
+        let refused = bundle.runtime(&["exec", &id, "true"]).refused();
+        assert!(
+            refused.contains("cannot exec in a paused container (use --ignore-paused to override)"),
+            "{refused}"
+        );
+        let mut exec = bundle.command(&["exec", "--ignore-paused", &id, "/bin/sh", "-c", "exit 9"]);
+        let mut exec = exec.spawn().expect("start the runtime");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(exec.try_wait().expect("wait for a child of ours").is_none());
+        bundle.runtime(&["resume", &id]).ok();
+        assert_eq!(command::wait(&mut exec, command::LIMIT), Some(9));
+    });
+}
+
+#[test]
 fn exit_codes_are_those_of_the_program() {
     each(|mut bundle| {
         assert_eq!(bundle.sh("exit 7").code, Some(7));

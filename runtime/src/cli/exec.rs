@@ -53,8 +53,8 @@ pub(super) struct Args {
     /// Number of descriptors after stderr that the process inherits
     #[arg(long, default_value_t = 0)]
     preserve_fds: u32,
-    /// Accepted for compatibility
-    #[arg(long, hide = true)]
+    /// Allow the container to be paused; the process runs once it is resumed
+    #[arg(long)]
     ignore_paused: bool,
     /// SELinux label of the process
     #[arg(long)]
@@ -80,6 +80,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
         io,
         pid_file: args.pid_file.clone(),
         preserve_fds: args.preserve_fds,
+        ignore_paused: args.ignore_paused,
         ..ExecOptions::new(process)
     };
     let mut process = container.exec(&options)?;
