@@ -41,7 +41,7 @@ pub fn kind(code: i32) -> Kind {
 /// Returns the message that goes on the wire: the error's chain, then the text of its class.
 ///
 /// Clients strip the class text from the end to get at the bare message, so it is appended once and only once.
-pub fn message(error: &Error) -> String {
+fn message(error: &Error) -> String {
     let chain = format!("{error:#}");
     let class = TABLE
         .iter()
