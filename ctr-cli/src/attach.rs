@@ -71,10 +71,38 @@ pub fn wants_input(interactive: bool, terminal: bool) -> bool {
     interactive || terminal || !std::io::stdin().is_terminal()
 }
 
+/// A signal came before there was a process to hand it on to; the program's exit code is the usual one for it.
+#[derive(Debug)]
+pub struct Interrupted(i32);
+
+impl Interrupted {
+    /// Returns the exit code of a program that the signal ended.
+    pub fn exit_code(&self) -> u8 {
+        128 + self.0 as u8
+    }
+}
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "interrupted by signal {}", self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// Signals that go on to the process.
 #[derive(Debug)]
 pub struct Signals {
     receiver: mpsc::UnboundedReceiver<i32>,
+}
+
+/// What was done, and whether there was a signal meanwhile.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// What came of it.
+    pub value: T,
+    /// The signal.
+    pub interrupted: Option<Interrupted>,
 }
 
 impl Signals {
@@ -90,6 +118,33 @@ impl Signals {
             });
         }
         Ok(Signals { receiver })
+    }
+
+    /// Does `work`, which can be left at any point, unless a signal comes before it is done.
+    pub async fn unless<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            number = self.next() => Err(Interrupted(number).into()),
+            result = work => result,
+        }
+    }
+
+    /// Does `work`, which should not be left half done; after a first signal it is waited for, after a second not.
+    pub async fn after<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<Done<T>> {
+        let mut work = std::pin::pin!(work);
+        let mut first = None;
+        loop {
+            tokio::select! {
+                result = &mut work => {
+                    let interrupted = first.map(Interrupted);
+                    return result.map(|value| Done { value, interrupted });
+                }
+                number = self.next() => match first {
+                    None => first = Some(number),
+                    Some(first) => return Err(Interrupted(first).into()),
+                },
+            }
+        }
     }
 
     /// Returns the next signal.

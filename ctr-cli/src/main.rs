@@ -4,9 +4,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use ctr_cli::attach::Interrupted;
 use ctr_cli::cli::Cli;
 
-/// The exit code is the container's for `run` and `tasks exec`, 1 for a failure, 2 for a wrong command line.
+/// The exit code is the container's for `run` and `tasks exec`, 1 for a failure, 2 for a wrong command line, and 128 and
+/// the signal for a start that was interrupted.
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -27,7 +29,8 @@ fn main() -> ExitCode {
         Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("corten: {error:#}");
-            ExitCode::FAILURE
+            let interrupted = error.downcast_ref::<Interrupted>();
+            interrupted.map_or(ExitCode::FAILURE, |signal| signal.exit_code().into())
         }
     }
 }

@@ -3,15 +3,21 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::eventually;
 use crate::image::Image;
+use crate::{Daemon, command, eventually};
 
-/// A running registry without TLS or authentication; dropping it ends it.
+/// Where a registry with a certificate is: not on loopback, where clients verify none.
+const ADDRESS: &str = "10.9.9.9";
+/// What lets `user` in with the password `secret`.
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+/// A running registry; dropping it ends it.
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
@@ -19,26 +25,113 @@ pub struct Registry {
     folder: TempDir,
 }
 
+/// What is between clients and a registry.
+#[derive(Debug, Clone, Copy)]
+enum Door<'a> {
+    Open,
+    Password,
+    /// A certificate that signs itself, in the network of a daemon.
+    Tls(&'a Daemon),
+}
+
+impl Door<'_> {
+    fn address(self) -> SocketAddr {
+        let host = match self {
+            Door::Tls(_) => return format!("{ADDRESS}:5443").parse().expect("an address"),
+            _ => "127.0.0.1:0",
+        };
+        TcpListener::bind(host)
+            .and_then(|socket| socket.local_addr())
+            .expect("find a port")
+    }
+
+    /// Returns what a configuration has below `http` and beside it, and writes the files that it names.
+    fn configuration(self, folder: &Path) -> (String, String) {
+        let folder = folder.display();
+        match self {
+            Door::Open => Default::default(),
+            Door::Password => {
+                let file = format!("{folder}/htpasswd");
+                fs::write(&file, HTPASSWD).expect("write a file");
+                let auth = format!("auth: {{htpasswd: {{realm: tests, path: {file}}}}}\n");
+                (String::new(), auth)
+            }
+            Door::Tls(daemon) => {
+                let (certificate, key) = (format!("{folder}/tls.crt"), format!("{folder}/tls.key"));
+                let openssl = format!(
+                    "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests \
+                     -addext subjectAltName=IP:{ADDRESS} -out {certificate} -keyout {key}"
+                );
+                let address = format!("ip address add {ADDRESS}/32 dev lo");
+                for line in [&openssl, &address] {
+                    let mut command = daemon.command("sh");
+                    command::run(command.args(["-c", line])).ok();
+                }
+                let tls = format!(", tls: {{certificate: {certificate}, key: {key}}}");
+                (tls, String::new())
+            }
+        }
+    }
+
+    fn command(self, program: &str) -> Command {
+        match self {
+            Door::Tls(daemon) => daemon.command(program),
+            _ => Command::new(program),
+        }
+    }
+
+    /// Tells whether a registry with this door answers.
+    fn answers(self, address: SocketAddr) -> bool {
+        let status = |status| {
+            let answer = request(address, "GET", "/v2/", &[], b"");
+            answer.is_ok_and(|answer| answer.status == status)
+        };
+        match self {
+            Door::Open => status(200),
+            Door::Password => status(401),
+            Door::Tls(_) => {
+                let port = format!(": </dev/tcp/{}/{}", address.ip(), address.port());
+                command::run(self.command("bash").args(["-c", &port])).code == Some(0)
+            }
+        }
+    }
+}
+
 impl Registry {
     /// Starts a registry on a free port of loopback and waits until it answers.
     pub fn start() -> Registry {
+        Registry::start_with(Door::Open, None)
+    }
+
+    /// Starts a further registry with this one's images, which lets in only `user` with the password `secret`.
+    pub fn with_password(&self) -> Registry {
+        Registry::start_with(Door::Password, Some(self.data()))
+    }
+
+    /// Starts a further registry with this one's images in a daemon's network, with a certificate that nobody signed.
+    pub fn with_tls(&self, daemon: &Daemon) -> Registry {
+        Registry::start_with(Door::Tls(daemon), Some(self.data()))
+    }
+
+    fn start_with(door: Door<'_>, data: Option<PathBuf>) -> Registry {
         let folder = tempfile::Builder::new()
             .prefix("corten-registry-")
             .tempdir()
             .expect("make a folder");
+        let data = data.unwrap_or_else(|| folder.path().join("data"));
+        let (http, more) = door.configuration(folder.path());
         // The port is free at this moment; another process could take it before the registry does, so try again.
         for _ in 0..5 {
-            let address = TcpListener::bind("127.0.0.1:0")
-                .and_then(|socket| socket.local_addr())
-                .expect("find a port");
+            let address = door.address();
             let config = folder.path().join("config.yml");
             let text = format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
-                folder.path().join("data").display()
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{http}}}\n{more}",
+                data.display()
             );
             fs::write(&config, text).expect("write the configuration");
             let log = File::create(folder.path().join("log")).expect("make the log");
-            let mut child = Command::new("docker-registry")
+            let mut child = door
+                .command("docker-registry")
                 .arg("serve")
                 .arg(&config)
                 .stdin(Stdio::null())
@@ -51,8 +144,7 @@ impl Registry {
                     .try_wait()
                     .expect("wait for a child of ours")
                     .is_some();
-                let serves = request(address, "GET", "/v2/", &[], b"")
-                    .is_ok_and(|answer| answer.status == 200);
+                let serves = door.answers(address);
                 (ended || serves).then_some(serves)
             });
             if serves {
@@ -69,13 +161,13 @@ impl Registry {
         );
     }
 
-    /// Returns `127.0.0.1:PORT`.
+    /// Returns its host and port, as a reference has them.
     pub fn host(&self) -> String {
         self.address.to_string()
     }
 
     /// Returns the folder that the images are in, which another registry may serve too.
-    pub fn data(&self) -> std::path::PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 

@@ -2,11 +2,9 @@
 
 use anyhow::Result;
 use api_protos::any;
-use api_protos::containerd::events::{
-    ContainerCreate, ContainerDelete, ContainerUpdate, SnapshotPrepare, TaskCreate, TaskDelete,
-    TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused, TaskResumed, TaskStart,
-};
+use api_protos::containerd::events::*;
 use api_protos::containerd::services::events::v1::SubscribeRequest;
+use api_protos::containerd::services::images::v1::{ImageCreate, ImageDelete, ImageUpdate};
 use clap::Args;
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -17,11 +15,11 @@ use crate::client::Doing as _;
 use crate::format::time;
 use crate::table::printable;
 
-/// Show what happens, as it happens
+/// Show what happens, as it happens, in every namespace
 #[derive(Debug, Args)]
 #[command(visible_alias = "event")]
 pub struct Options {
-    /// Filters in containerd's grammar, as topic~=/tasks/ or namespace==default
+    /// Filters in containerd's grammar, as topic~=/tasks/ or namespace==default; an event is shown if any of them matches
     filters: Vec<String>,
 }
 
@@ -74,11 +72,25 @@ fn describe(event: &Any) -> Value {
         TaskExecStarted { container_id, exec_id, pid }
         TaskPaused { container_id }
         TaskResumed { container_id }
+        TaskCheckpointed { container_id, checkpoint }
         TaskOom { container_id }
         ContainerCreate { id, image }
         ContainerUpdate { id, image, labels, snapshot_key }
         ContainerDelete { id }
         SnapshotPrepare { key, parent, snapshotter }
+        SnapshotCommit { key, name, snapshotter }
+        SnapshotRemove { key, snapshotter }
+        ContentCreate { digest, size, media_type }
+        ContentDelete { digest }
+        ImageCreate { name, labels }
+        ImageUpdate { name, labels }
+        ImageDelete { name }
+        NamespaceCreate { name, labels }
+        NamespaceUpdate { name, labels }
+        NamespaceDelete { name }
+        SandboxCreate { sandbox_id }
+        SandboxStart { sandbox_id }
+        SandboxExit { sandbox_id, exit_status }
     }
     json!({"type": event.type_url})
 }

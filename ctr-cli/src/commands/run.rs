@@ -25,7 +25,7 @@ use crate::cli::Session;
   corten run --rm --mount type=bind,src=/srv,dst=/srv,options=rbind:ro IMAGE files ls /srv
 
 Standard input goes to the command if it is a pipe or a file, or with -i or -t.
-A second Ctrl-C kills the container.")]
+A second Ctrl-C kills the container. Before the container has started, Ctrl-C ends the run and leaves nothing of it.")]
 pub struct Options {
     /// Leave the container running and return
     #[arg(short, long)]
@@ -42,9 +42,6 @@ pub struct Options {
     /// Connect no streams
     #[arg(long)]
     null_io: bool,
-    /// Accepted for scripts that pull and run with the same options
-    #[arg(long, hide = true)]
-    plain_http: bool,
     #[command(flatten)]
     container: ContainerOptions,
 }
@@ -58,12 +55,9 @@ pub async fn run(session: &Session, options: Options) -> Result<u8> {
         )
     };
     let client = &session.client;
-    let mut signals = if options.detach {
-        None
-    } else {
-        Some(Signals::take().with_context(what)?)
-    };
-    let container = create(client, &options.container).await.map_err(|error| {
+    let mut signals = Signals::take().with_context(what)?;
+    let created = create(client, &options.container, &mut signals).await;
+    let container = created.map_err(|error| {
         // It says what was created already.
         error.context(format!("run {}", options.container.image))
     })?;
@@ -74,7 +68,7 @@ pub async fn run(session: &Session, options: Options) -> Result<u8> {
         null_io: options.null_io,
         pid_file: options.pid_file.clone(),
     };
-    let result = start::start(session, &container, &start, signals.as_mut())
+    let result = start::start(session, &container, &start, &mut signals)
         .await
         .with_context(what);
     match (result, options.detach) {

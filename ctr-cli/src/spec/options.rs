@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use api_protos::oci;
 use clap::Args;
 use serde_json::{Value, json};
-use sys::capability::NAMES;
+use sys::device::{self, Device};
 
 use super::process::{self, capability, change_capabilities, set_env};
 
@@ -33,9 +34,15 @@ pub struct SpecOptions {
     /// Most processors, as 1.5
     #[arg(long, value_name = "NUMBER")]
     pub cpus: Option<f64>,
-    /// Give every capability and device, and lift what is masked or read-only
+    /// Give every capability and all of the host's devices, and lift what is masked, read-only or filtered
     #[arg(long)]
     pub privileged: bool,
+    /// With --privileged, give none of the host's devices
+    #[arg(long, requires = "privileged")]
+    pub privileged_without_host_devices: bool,
+    /// Give a device of the host, or all in a folder; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub device: Vec<PathBuf>,
     /// Add a capability; may be given several times
     #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
     pub cap_add: Vec<String>,
@@ -57,6 +64,9 @@ pub struct SpecOptions {
     /// Annotation for the runtime, as KEY=VALUE; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub annotation: Vec<String>,
+    /// Filter system calls by the default profile, or with =false not at all [default: true unless --privileged]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub seccomp: Option<bool>,
     /// Filter system calls by the OCI profile (linux.seccomp) in this JSON file
     #[arg(long, value_name = "FILE")]
     pub seccomp_profile: Option<PathBuf>,
@@ -90,7 +100,10 @@ impl SpecOptions {
         }
         self.limit(spec)?;
         if self.privileged {
-            privileged(spec);
+            privileged(spec, !self.privileged_without_host_devices)?;
+        }
+        for path in &self.device {
+            add_devices(spec, &device::under(path)?, true);
         }
         change_capabilities(spec, |names| {
             let added = self
@@ -105,10 +118,21 @@ impl SpecOptions {
         if self.net_host {
             net_host(spec)?;
         }
+        self.filter(spec)
+    }
+
+    /// Adds the profile of system calls, whose default depends on the capabilities.
+    fn filter(&self, spec: &mut Value) -> Result<()> {
         if let Some(file) = &self.seccomp_profile {
+            if self.seccomp == Some(false) {
+                bail!("--seccomp-profile and --seccomp=false exclude each other");
+            }
             let what = || format!("read {}", file.display());
             let text = std::fs::read(file).with_context(what)?;
             spec["linux"]["seccomp"] = serde_json::from_slice(&text).with_context(what)?;
+        } else if self.seccomp.unwrap_or(!self.privileged) {
+            let held = process::capabilities(spec, "bounding");
+            spec["linux"]["seccomp"] = oci::seccomp::default_profile(&held);
         }
         Ok(())
     }
@@ -129,19 +153,29 @@ impl SpecOptions {
 }
 
 fn mounts(spec: &mut Value) -> &mut Vec<Value> {
-    let mounts = &mut spec["mounts"];
-    if !mounts.is_array() {
-        *mounts = json!([]);
-    }
-    mounts.as_array_mut().expect("made an array above")
+    list(&mut spec["mounts"])
 }
 
-fn privileged(spec: &mut Value) {
-    change_capabilities(spec, |names| *names = NAMES.map(str::to_owned).to_vec());
+/// Returns a value as a list, which it becomes if it is none.
+fn list(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = json!([]);
+    }
+    value.as_array_mut().expect("made an array above")
+}
+
+/// Lifts what holds a container back. Of capabilities it has those that we have: in a container, that is not all.
+fn privileged(spec: &mut Value, devices: bool) -> Result<()> {
+    let own = rustix::thread::capabilities(None).context("read own capabilities")?;
+    let own = sys::capability::named(own.effective.bits());
+    change_capabilities(spec, |names| names.clone_from(&own));
     spec["linux"]["maskedPaths"] = json!([]);
     spec["linux"]["readonlyPaths"] = json!([]);
     spec["process"]["noNewPrivileges"] = json!(false);
-    spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    if devices {
+        spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+        add_devices(spec, &device::all(), false);
+    }
     for mount in mounts(spec) {
         if matches!(mount["type"].as_str(), Some("sysfs" | "cgroup")) {
             let options = mount["options"].as_array_mut();
@@ -149,6 +183,18 @@ fn privileged(spec: &mut Value) {
                 .into_iter()
                 .for_each(|options| options.retain(|option| option != "ro"));
         }
+    }
+    Ok(())
+}
+
+/// Gives devices of the host, and with `rules` the right to use them.
+fn add_devices(spec: &mut Value, devices: &[Device], rules: bool) {
+    for device in devices {
+        let device = oci::device(device, &device.path.to_string_lossy());
+        if rules {
+            list(&mut spec["linux"]["resources"]["devices"]).push(oci::device_rule(&device, "rwm"));
+        }
+        list(&mut spec["linux"]["devices"]).push(device);
     }
 }
 
@@ -302,13 +348,20 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(spec["linux"]["maskedPaths"], json!([]));
-        assert_eq!(
-            spec["process"]["capabilities"]["effective"]
-                .as_array()
-                .unwrap()
-                .len(),
-            NAMES.len() - 1
-        );
+        assert!(spec["linux"].get("seccomp").is_none());
+        let held = process::capabilities(&spec, "effective");
+        assert!(!held.contains(&"CAP_BPF".into()));
+        let devices = spec["linux"]["devices"].to_string();
+        assert!(devices.contains("\"/dev/null\""), "{devices}");
+        let without = applied(SpecOptions {
+            privileged: true,
+            privileged_without_host_devices: true,
+            seccomp: Some(true),
+            ..Default::default()
+        });
+        let linux = &without["linux"];
+        assert!(linux.get("devices").is_none() && linux.get("seccomp").is_some());
+        assert_eq!(linux["resources"]["devices"][0]["allow"], false);
     }
 
     #[test]

@@ -40,15 +40,20 @@ pub fn capability(text: &str) -> Result<String, String> {
 /// Changes bounding, permitted and effective capabilities.
 pub fn change_capabilities(spec: &mut Value, mut change: impl FnMut(&mut Vec<String>)) {
     for set in ["bounding", "permitted", "effective"] {
-        let list = &mut spec["process"]["capabilities"][set];
-        let names = list.as_array().cloned().unwrap_or_default();
-        let mut names: Vec<String> = names
-            .iter()
-            .filter_map(|name| name.as_str().map(str::to_owned))
-            .collect();
+        let mut names = capabilities(spec, set);
         change(&mut names);
-        *list = json!(names);
+        spec["process"]["capabilities"][set] = json!(names);
     }
+}
+
+/// Returns the capabilities of one set.
+pub fn capabilities(spec: &Value, set: &str) -> Vec<String> {
+    let names = spec["process"]["capabilities"][set].as_array();
+    names
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! `corten` at work: the same cases against our daemon and upstream's.
 
+mod events;
+mod registries;
+mod run;
+mod tasks;
+
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,7 +1,7 @@
 //! `corten containers create`, and the part of `corten run` that comes before the task.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use api_protos::any;
@@ -15,6 +15,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sys::path::Root;
 
+use crate::attach::Signals;
 use crate::cli::Session;
 use crate::client::{Client, Doing as _};
 use crate::commands::leases;
@@ -67,20 +68,33 @@ pub struct ContainerOptions {
 
 /// Creates.
 pub async fn run(session: &Session, options: Options) -> Result<()> {
-    create(&session.client, &options.container).await.map(drop)
+    let mut signals = Signals::take()?;
+    create(&session.client, &options.container, &mut signals)
+        .await
+        .map(drop)
 }
 
 /// Makes a container's record and snapshot; nothing is left of either if that fails.
-pub async fn create(client: &Client, options: &ContainerOptions) -> Result<Container> {
+pub async fn create(
+    client: &Client,
+    options: &ContainerOptions,
+    signals: &mut Signals,
+) -> Result<Container> {
     let what = || format!("create container {}", options.id);
     // Until the container refers to its snapshot, the lease is what keeps it.
     let (leased, lease) = leases::lease(client).await.with_context(what)?;
-    let result = create_leased(&leased, options).await.with_context(what);
+    let result = create_leased(&leased, options, signals)
+        .await
+        .with_context(what);
     leases::release(client, lease).await;
     result
 }
 
-async fn create_leased(client: &Client, options: &ContainerOptions) -> Result<Container> {
+async fn create_leased(
+    client: &Client,
+    options: &ContainerOptions,
+    signals: &mut Signals,
+) -> Result<Container> {
     let mut spec = spec::defaults::linux(client.namespace(), &options.id);
     if options.tty {
         spec["process"]["terminal"] = json!(true);
@@ -98,11 +112,9 @@ async fn create_leased(client: &Client, options: &ContainerOptions) -> Result<Co
         let folder = PathBuf::from(&options.image).canonicalize();
         let folder = folder.with_context(|| format!("find {}", options.image))?;
         spec["root"]["path"] = json!(folder);
-        let dir =
-            std::fs::File::open(&folder).with_context(|| format!("open {}", folder.display()))?;
-        (Value::Null, Some(Root::new(dir.into())))
+        (Value::Null, Some(root_at(&folder)?))
     } else {
-        let (config, mounts) = from_image(client, options, &mut container).await?;
+        let (config, mounts) = from_image(client, options, &mut container, signals).await?;
         (config, root_of(&mounts))
     };
     let filled = fill(options, &mut spec, &config, root.as_ref());
@@ -157,12 +169,14 @@ async fn from_image(
     client: &Client,
     options: &ContainerOptions,
     container: &mut Container,
+    signals: &mut Signals,
 ) -> Result<(Value, Vec<Mount>)> {
     let snapshotter = &options.snapshotter.snapshotter;
     let found = image::get(client, &options.image).await?;
     let wanted = platform::chosen(options.platform.as_deref())?;
     let resolved = image::resolve(client, &found.target.unwrap_or_default(), &wanted).await?;
-    let parent = unpack::unpack(client, &resolved, snapshotter).await?;
+    let unpacking = unpack::unpack(client, &resolved, snapshotter);
+    let parent = signals.unless(unpacking).await?;
     let prepare = PrepareSnapshotRequest {
         snapshotter: snapshotter.clone(),
         key: options.id.clone(),
@@ -214,10 +228,16 @@ fn runtime_options(options: &ContainerOptions) -> Result<Option<prost_types::Any
     })))
 }
 
+/// Returns a folder as the root to look users up in.
+pub fn root_at(folder: &Path) -> Result<Root> {
+    let dir = std::fs::File::open(folder).with_context(|| format!("open {}", folder.display()))?;
+    Ok(Root::new(dir.into()))
+}
+
 /// Returns the root of a snapshot to look users up in, mounted nowhere and gone when it is dropped.
 ///
 /// Nothing if it cannot be mounted, as when the daemon is in another mount namespace: numbers still work then.
-fn root_of(mounts: &[Mount]) -> Option<Root> {
+pub fn root_of(mounts: &[Mount]) -> Option<Root> {
     let [mount] = mounts else {
         return None;
     };

@@ -2,16 +2,20 @@
 
 pub mod create;
 
+use std::path::Path;
+
 use anyhow::{Result, anyhow};
 use api_protos::containerd::services::containers::v1::{
     Container, DeleteContainerRequest, GetContainerRequest, ListContainersRequest,
     UpdateContainerRequest,
 };
-use api_protos::containerd::services::snapshots::v1::RemoveSnapshotRequest;
+use api_protos::containerd::services::snapshots::v1::{MountsRequest, RemoveSnapshotRequest};
 use api_protos::containerd::services::tasks::v1::GetRequest;
+use api_protos::containerd::types::Mount;
 use clap::Subcommand;
 use prost_types::FieldMask;
 use serde_json::{Value, json};
+use sys::path::Root;
 use tonic::Code;
 
 use super::output::{List, print_json, print_line};
@@ -126,6 +130,28 @@ pub async fn get(client: &Client, id: &str) -> Result<Container> {
         .into_inner()
         .container
         .ok_or_else(|| anyhow!("the daemon answered without a container"))
+}
+
+/// Returns the mounts of a container's snapshot; none if it has no snapshot.
+pub async fn mounts(client: &Client, container: &Container) -> Result<Vec<Mount>> {
+    if container.snapshot_key.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = MountsRequest {
+        snapshotter: container.snapshotter.clone(),
+        key: container.snapshot_key.clone(),
+    };
+    let answer = client.snapshots().mounts(request).await;
+    let answer = answer.doing(|| "get the snapshot's mounts".into())?;
+    Ok(answer.into_inner().mounts)
+}
+
+/// Returns the root of a container to look users up in, if it can be had.
+pub async fn root(client: &Client, container: &Container, spec: &Value) -> Result<Option<Root>> {
+    match spec.pointer("/root/path").and_then(Value::as_str) {
+        Some(path) if path.starts_with('/') => create::root_at(Path::new(path)).map(Some),
+        _ => Ok(create::root_of(&mounts(client, container).await?)),
+    }
 }
 
 /// Deletes a container and its snapshot; what is gone already is no failure but for the container itself.

@@ -38,8 +38,8 @@ pub struct Options {
     /// Working folder
     #[arg(long, value_name = "FOLDER")]
     cwd: Option<String>,
-    /// User, as UID[:GID]
-    #[arg(short, long, value_name = "UID[:GID]")]
+    /// User, as NAME, UID, or either with :GROUP [default: the container's]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
     /// Set a variable, as NAME=VALUE; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE")]
@@ -83,14 +83,15 @@ async fn exec_with(
     let container = containers::get(client, &options.id).await?;
     let mut configuration = spec::unpack(container.spec.as_ref())?;
     process::set_env(&mut configuration, options.env.clone());
+    if let Some(user) = &options.user {
+        let root = containers::root(client, &container, &configuration).await?;
+        user::resolve(user, root.as_ref())?.apply(&mut configuration["process"]);
+    }
     let process = &mut configuration["process"];
     process["args"] = json!(options.command);
     process["terminal"] = json!(options.tty);
     if let Some(cwd) = &options.cwd {
         process["cwd"] = json!(cwd);
-    }
-    if let Some(user) = &options.user {
-        user::resolve(user, None)?.apply(process);
     }
     let mut signals = if options.detach {
         None

@@ -1,12 +1,12 @@
 //! `corten tasks start`, and the part of `corten run` that comes after the container.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use api_protos::containerd::services::containers::v1::Container;
-use api_protos::containerd::services::snapshots::v1::MountsRequest;
 use api_protos::containerd::services::tasks::v1::{
-    CreateTaskRequest, DeleteTaskRequest, KillRequest, StartRequest,
+    CreateTaskRequest, DeleteTaskRequest, KillRequest, StartRequest, WaitRequest,
 };
 use clap::Args;
 
@@ -16,6 +16,9 @@ use crate::client::{Client, Doing as _};
 use crate::commands::containers;
 use crate::fifo::Fifos;
 use crate::spec;
+
+/// How long a process that was killed may take to end.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// Start a container that has been created
 #[derive(Debug, Args)]
@@ -65,21 +68,18 @@ pub async fn run(session: &Session, options: Options) -> Result<u8> {
         null_io: options.null_io,
         pid_file: options.pid_file,
     };
-    let mut signals = if options.detach {
-        None
-    } else {
-        Some(Signals::take()?)
-    };
-    let result = start(session, &container, &start_options, signals.as_mut()).await;
+    let mut signals = Signals::take()?;
+    let result = start(session, &container, &start_options, &mut signals).await;
     result.with_context(|| format!("start {}", options.id))
 }
 
-/// Creates the container's task, starts it and, with signals to hand on, stays until it has ended and deletes it.
+/// Creates the container's task, starts it and, unless it is to run on without us, stays until it has ended and deletes
+/// it. A signal before the start ends that instead, and nothing is left of the task.
 pub async fn start(
     session: &Session,
     container: &Container,
     options: &StartOptions,
-    signals: Option<&mut Signals>,
+    signals: &mut Signals,
 ) -> Result<u8> {
     let client = &session.client;
     let fifos = if options.null_io {
@@ -101,16 +101,20 @@ async fn start_with(
     client: &Client,
     container: &Container,
     options: &StartOptions,
-    signals: Option<&mut Signals>,
+    signals: &mut Signals,
     fifos: &Fifos,
 ) -> Result<u8> {
     let streams = Streams::open(fifos, options.terminal)?;
-    let pid = create(client, container, options.terminal, fifos).await?;
+    let created = create(client, container, options.terminal, fifos);
+    let created = signals.after(created).await?;
     let target = Target {
         container: container.id.clone(),
         exec: String::new(),
     };
-    let result = start_created(client, &target, options, signals, streams, pid).await;
+    let result = match created.interrupted {
+        Some(interrupted) => Err(interrupted.into()),
+        None => start_created(client, &target, options, signals, streams, created.value).await,
+    };
     if result.is_err() || !options.detach {
         delete_task(client, &container.id, result.is_err()).await?;
     }
@@ -121,7 +125,7 @@ async fn start_created(
     client: &Client,
     target: &Target,
     options: &StartOptions,
-    signals: Option<&mut Signals>,
+    signals: &mut Signals,
     streams: Streams,
     pid: u32,
 ) -> Result<u8> {
@@ -138,12 +142,11 @@ async fn start_created(
         .start(request)
         .await
         .doing(|| "start the task".into())?;
-    match signals {
-        None => Ok(0),
-        Some(signals) => Ok(exit_code(
-            attach::foreground(client, target, streams, signals).await?,
-        )),
+    if options.detach {
+        return Ok(0);
     }
+    let code = attach::foreground(client, target, streams, signals).await?;
+    Ok(exit_code(code))
 }
 
 async fn create(
@@ -152,21 +155,7 @@ async fn create(
     terminal: bool,
     fifos: &Fifos,
 ) -> Result<u32> {
-    let mut rootfs = Vec::new();
-    if !container.snapshot_key.is_empty() {
-        let (snapshotter, key) = (
-            container.snapshotter.clone(),
-            container.snapshot_key.clone(),
-        );
-        let answer = client
-            .snapshots()
-            .mounts(MountsRequest { snapshotter, key })
-            .await;
-        rootfs = answer
-            .doing(|| "get the snapshot's mounts".into())?
-            .into_inner()
-            .mounts;
-    }
+    let rootfs = containers::mounts(client, container).await?;
     let request = CreateTaskRequest {
         container_id: container.id.clone(),
         rootfs,
@@ -194,6 +183,11 @@ async fn delete_task(client: &Client, id: &str, kill: bool) -> Result<()> {
             ..Default::default()
         };
         let _ = client.tasks().kill(request).await;
+        let ended = WaitRequest {
+            container_id: id.into(),
+            exec_id: String::new(),
+        };
+        let _ = tokio::time::timeout(KILLED, client.tasks().wait(ended)).await;
     }
     let request = DeleteTaskRequest {
         container_id: id.into(),
