@@ -1,18 +1,23 @@
 //! The command line: global options, commands and their aliases.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::client::Client;
 use crate::commands::{
-    containers, content, events, images, leases, namespaces, plugins, run, snapshots, tasks,
-    version,
+    containers, content, events, images, info, leases, namespaces, oci, plugins, run, snapshots,
+    tasks, version,
 };
 use crate::fifo;
 use crate::format::parse_duration;
+
+/// The heading of the options that every command has.
+const GLOBAL: &str = "Global options";
 
 /// A client for cortend and containerd
 ///
@@ -28,8 +33,10 @@ use crate::format::parse_duration;
   corten run --rm -t docker.io/library/debian:12 try bash
   corten tasks list
 
-What a command prints on failure is one line on standard error; its exit code is then 1, or 2 for a wrong command
-line. The exit code of `run` and `tasks exec` is the one of the process in the container."
+What a command prints on failure is one line on standard error; its exit code is then 1, or 2 for a wrong command line. \
+The exit code of `run` and `tasks exec` is the one of the process in the container.
+
+On a terminal, the columns of a table are cut so that it fits; in a pipe or a file, and with --json, all is whole."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -41,27 +48,36 @@ pub struct Cli {
 #[derive(Debug, clap::Args)]
 struct Globals {
     /// The daemon's socket [default: CORTEN_ADDRESS, CONTAINERD_ADDRESS or /run/corten/cortend.sock]
-    #[arg(short, long, value_name = "SOCKET")]
+    #[arg(short, long, value_name = "SOCKET", help_heading = GLOBAL)]
     address: Option<String>,
     /// The namespace to act in [default: CONTAINERD_NAMESPACE or default]
-    #[arg(short, long, global = true, value_name = "NAME")]
+    #[arg(short, long, global = true, value_name = "NAME", help_heading = GLOBAL)]
     namespace: Option<String>,
     /// Folder for the FIFOs of containers' streams
-    #[arg(long, global = true, value_name = "FOLDER", default_value_os_t = fifo::default_folder())]
+    #[arg(long, global = true, value_name = "FOLDER", default_value_os_t = fifo::default_folder(), help_heading = GLOBAL)]
     fifo_dir: PathBuf,
     /// How long a call may take, as 30s or 5m [default: no limit]
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, help_heading = GLOBAL)]
     timeout: Option<Duration>,
     /// How long connecting may take, as 30s or 5m [default: no limit]
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, help_heading = GLOBAL)]
     connect_timeout: Option<Duration>,
     /// Print lists as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Asking(Asking),
+    #[command(flatten)]
+    Alone(Alone),
+}
+
+/// Commands that ask the daemon.
+#[derive(Debug, Subcommand)]
+enum Asking {
     /// Show the versions of client and daemon
     Version,
     /// Pull, push, import, export, list, tag and remove images
@@ -90,6 +106,25 @@ enum Command {
     #[command(subcommand, visible_alias = "plugin")]
     Plugins(plugins::Command),
     Events(events::Options),
+    /// Show what the daemon says of itself, as JSON
+    Info,
+}
+
+/// Commands that need no daemon.
+#[derive(Debug, Subcommand)]
+enum Alone {
+    /// Show configurations of the OCI runtime specification
+    #[command(subcommand)]
+    Oci(oci::Command),
+    /// Print a script that completes command lines in a shell
+    #[command(after_long_help = "Examples:
+  corten completion bash >/etc/bash_completion.d/corten
+  corten completion zsh >/usr/local/share/zsh/site-functions/_corten
+  corten completion fish >/etc/fish/completions/corten.fish")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 /// What a command works with.
@@ -108,6 +143,11 @@ impl Cli {
     pub async fn run(self) -> Result<u8> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let globals = self.globals;
+        let command = match self.command {
+            Command::Asking(command) => command,
+            Command::Alone(Alone::Oci(command)) => return oci::run(command).map(|()| 0),
+            Command::Alone(Alone::Completion { shell }) => return completion(shell).map(|()| 0),
+        };
         let address = globals
             .address
             .or_else(|| env("CORTEN_ADDRESS"))
@@ -129,27 +169,33 @@ impl Cli {
             fifo_dir: globals.fifo_dir,
             json: globals.json,
         };
-        let done = match self.command {
-            Command::Run(options) => return run::run(&session, *options).await,
-            Command::Tasks(command) => return tasks::run(&session, command).await,
-            Command::Version => version::run(&session).await,
-            Command::Images(command) => images::run(&session, command).await,
-            Command::Containers(command) => containers::run(&session, command).await,
-            Command::Snapshots(command) => snapshots::run(&session, command).await,
-            Command::Content(command) => content::run(&session, command).await,
-            Command::Namespaces(command) => namespaces::run(&session, command).await,
-            Command::Leases(command) => leases::run(&session, command).await,
-            Command::Plugins(command) => plugins::run(&session, command).await,
-            Command::Events(options) => events::run(&session, options).await,
+        let done = match command {
+            Asking::Run(options) => return run::run(&session, *options).await,
+            Asking::Tasks(command) => return tasks::run(&session, command).await,
+            Asking::Version => version::run(&session).await,
+            Asking::Images(command) => images::run(&session, command).await,
+            Asking::Containers(command) => containers::run(&session, command).await,
+            Asking::Snapshots(command) => snapshots::run(&session, command).await,
+            Asking::Content(command) => content::run(&session, command).await,
+            Asking::Namespaces(command) => namespaces::run(&session, command).await,
+            Asking::Leases(command) => leases::run(&session, command).await,
+            Asking::Plugins(command) => plugins::run(&session, command).await,
+            Asking::Events(options) => events::run(&session, options).await,
+            Asking::Info => info::run(&session).await,
         };
         done.map(|()| 0)
     }
 }
 
+fn completion(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "corten", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

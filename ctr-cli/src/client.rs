@@ -108,7 +108,12 @@ impl Client {
                 .unwrap_or_else(|_| Err(anyhow!("no answer within {limit:?}"))),
         };
         Ok(Client {
-            channel: channel.with_context(|| format!("connect to {}", path.display()))?,
+            channel: channel.with_context(|| {
+                format!(
+                    "connect to the daemon at {} (another: --address)",
+                    path.display()
+                )
+            })?,
             identity: Identity {
                 namespace,
                 lease: None,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use prost_types::Timestamp;
+use prost_types::{FieldMask, Timestamp};
 use serde_json::{Map, Value};
 
 /// Returns a size with a binary unit.
@@ -86,6 +86,13 @@ pub fn parse_labels(arguments: &[String]) -> HashMap<String, String> {
     pairs
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// Returns the field mask by which an object's labels of these names are changed, and no others.
+pub fn labels_mask(labels: &HashMap<String, String>) -> FieldMask {
+    let mut paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+    paths.sort();
+    FieldMask { paths }
 }
 
 /// Reads a time span such as `90s`, `1.5m` or `250ms`; a number alone is seconds.

@@ -39,6 +39,14 @@ pub async fn unpack(client: &Client, image: &Resolved, snapshotter: &str) -> Res
     Ok(top.clone())
 }
 
+/// Returns whether an image is unpacked.
+pub async fn done(client: &Client, image: &Resolved, snapshotter: &str) -> Result<bool> {
+    match image.chain_ids().last() {
+        Some(top) => exists(client, snapshotter, top).await,
+        None => Ok(true),
+    }
+}
+
 async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool> {
     let request = StatSnapshotRequest {
         snapshotter: snapshotter.into(),

@@ -40,8 +40,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Connect no streams
-    #[arg(long)]
+    #[arg(long, conflicts_with = "log_uri")]
     null_io: bool,
+    /// Have the output written to this place, as file:///var/log/web or binary:///usr/bin/logger
+    #[arg(long, value_name = "URI")]
+    log_uri: Option<String>,
     #[command(flatten)]
     container: ContainerOptions,
 }
@@ -66,6 +69,7 @@ pub async fn run(session: &Session, options: Options) -> Result<u8> {
         interactive: options.interactive,
         detach: options.detach,
         null_io: options.null_io,
+        log_uri: options.log_uri.clone(),
         pid_file: options.pid_file.clone(),
     };
     let result = start::start(session, &container, &start, &mut signals)

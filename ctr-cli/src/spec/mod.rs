@@ -1,6 +1,7 @@
 //! The OCI configuration of a container: containerd's defaults, then what the image says, then what the user says.
 
 pub mod defaults;
+pub mod limits;
 pub mod options;
 pub mod process;
 pub mod user;

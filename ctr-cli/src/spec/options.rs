@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sys::device::{self, Device};
 
+use super::limits::Limits;
 use super::process::{self, capability, change_capabilities, set_env};
 
 /// What the user asks of a container's configuration.
@@ -16,6 +17,9 @@ pub struct SpecOptions {
     /// Set a variable, as NAME=VALUE; may be given several times
     #[arg(long, short = 'e', value_name = "NAME=VALUE")]
     pub env: Vec<String>,
+    /// Set the variables that this file has, one NAME=VALUE a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
     /// Mount something, as type=bind,src=/host,dst=/container,options=rbind:ro
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
@@ -28,12 +32,12 @@ pub struct SpecOptions {
     /// Share the host's network, its /etc/hosts and /etc/resolv.conf
     #[arg(long)]
     pub net_host: bool,
-    /// Most memory, in bytes or with a unit, as 64m or 2g
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub memory_limit: Option<u64>,
-    /// Most processors, as 1.5
-    #[arg(long, value_name = "NUMBER")]
-    pub cpus: Option<f64>,
+    /// Join a namespace, as network:/proc/7/ns/net; may be given several times
+    #[arg(long, value_name = "KIND:PATH", value_parser = parse_namespace)]
+    pub with_ns: Vec<(String, String)>,
+    /// Propagation of the root file system's mounts, as rshared
+    #[arg(long, value_name = "KIND")]
+    pub rootfs_propagation: Option<String>,
     /// Give every capability and all of the host's devices, and lift what is masked, read-only or filtered
     #[arg(long)]
     pub privileged: bool,
@@ -70,15 +74,28 @@ pub struct SpecOptions {
     /// Filter system calls by the OCI profile (linux.seccomp) in this JSON file
     #[arg(long, value_name = "FILE")]
     pub seccomp_profile: Option<PathBuf>,
+    /// Confine the process by this AppArmor profile, which must be loaded
+    #[arg(long, value_name = "NAME")]
+    pub apparmor_profile: Option<String>,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 impl SpecOptions {
     /// Puts the options into `spec`, but for the user, who is looked up in the root file system.
     pub fn apply(&self, spec: &mut Value) -> Result<()> {
+        if let Some(file) = &self.env_file {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("read {}", file.display()))?;
+            let lines = text.lines().filter(|line| !line.trim().is_empty());
+            set_env(spec, lines.map(str::to_owned).collect());
+        }
         set_env(spec, self.env.clone());
         for text in &self.mount {
             let mount = parse_mount(text).with_context(|| format!("mount {text}"))?;
-            mounts(spec).push(mount);
+            let mounts = mounts(spec);
+            mounts.retain(|known| known["destination"] != mount["destination"]);
+            mounts.push(mount);
         }
         if let Some(cwd) = &self.cwd {
             spec["process"]["cwd"] = json!(cwd);
@@ -98,7 +115,18 @@ impl SpecOptions {
         for (key, value) in crate::format::parse_labels(&self.annotation) {
             spec["annotations"][key] = json!(value);
         }
-        self.limit(spec)?;
+        for (kind, path) in &self.with_ns {
+            let namespaces = list(&mut spec["linux"]["namespaces"]);
+            namespaces.retain(|namespace| namespace["type"] != kind.as_str());
+            namespaces.push(json!({"type": kind, "path": path}));
+        }
+        if let Some(kind) = &self.rootfs_propagation {
+            spec["linux"]["rootfsPropagation"] = json!(kind);
+        }
+        if let Some(profile) = &self.apparmor_profile {
+            spec["process"]["apparmorProfile"] = json!(profile);
+        }
+        self.limits.apply(spec)?;
         if self.privileged {
             privileged(spec, !self.privileged_without_host_devices)?;
         }
@@ -133,20 +161,6 @@ impl SpecOptions {
         } else if self.seccomp.unwrap_or(!self.privileged) {
             let held = process::capabilities(spec, "bounding");
             spec["linux"]["seccomp"] = oci::seccomp::default_profile(&held);
-        }
-        Ok(())
-    }
-
-    fn limit(&self, spec: &mut Value) -> Result<()> {
-        if let Some(limit) = self.memory_limit {
-            spec["linux"]["resources"]["memory"] = json!({"limit": limit});
-        }
-        if let Some(cpus) = self.cpus {
-            let quota = (cpus * 100_000.0) as i64;
-            if !cpus.is_finite() || quota < 1000 {
-                bail!("--cpus {cpus} is less than a hundredth of a processor");
-            }
-            spec["linux"]["resources"]["cpu"] = json!({"quota": quota, "period": 100_000});
         }
         Ok(())
     }
@@ -213,6 +227,16 @@ fn net_host(spec: &mut Value) -> Result<()> {
     Ok(())
 }
 
+/// Reads `KIND:PATH`.
+fn parse_namespace(text: &str) -> Result<(String, String), String> {
+    const KINDS: [&str; 7] = ["pid", "network", "uts", "mount", "user", "ipc", "cgroup"];
+    let (kind, path) = text.split_once(':').ok_or("not KIND:PATH")?;
+    if !KINDS.contains(&kind) {
+        return Err(format!("{kind:?} is none of {}", KINDS.join(", ")));
+    }
+    Ok((kind.into(), path.into()))
+}
+
 /// Reads `type=..,src=..,dst=..,options=a:b`, as ctr writes mounts.
 fn parse_mount(text: &str) -> Result<Value> {
     let (mut fstype, mut source, mut destination) = (String::new(), String::new(), String::new());
@@ -253,24 +277,6 @@ fn parse_mount(text: &str) -> Result<Value> {
     Ok(json!({"destination": destination, "type": fstype, "source": source, "options": options}))
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let lower = text.to_lowercase();
-    let number = lower.trim_end_matches(|char: char| char.is_ascii_alphabetic());
-    let scale: u64 = match &lower[number.len()..] {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        unit => return Err(format!("{unit:?} is none of k, m, g")),
-    };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "not a number of bytes".to_owned())?;
-    number
-        .checked_mul(scale)
-        .ok_or_else(|| "too many bytes".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::defaults;
@@ -284,11 +290,6 @@ mod tests {
 
     #[test]
     fn each_option_lands_where_the_runtime_reads_it() {
-        let limits = SpecOptions {
-            memory_limit: Some(64 << 20),
-            cpus: Some(1.5),
-            ..Default::default()
-        };
         let options = SpecOptions {
             cwd: Some("/w".into()),
             hostname: Some("h".into()),
@@ -299,12 +300,6 @@ mod tests {
             ..Default::default()
         };
         for (options, pointer, expected) in [
-            (
-                limits.clone(),
-                "/linux/resources/memory/limit",
-                json!(64 << 20),
-            ),
-            (limits, "/linux/resources/cpu/quota", json!(150_000)),
             (options.clone(), "/process/cwd", json!("/w")),
             (options, "/hostname", json!("h")),
             (flags, "/root/readonly", json!(true)),
@@ -382,6 +377,33 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_is_joined_in_place_of_a_new_one() {
+        let joined = parse_namespace("network:/proc/7/ns/net").unwrap();
+        let spec = applied(SpecOptions {
+            with_ns: vec![joined],
+            ..Default::default()
+        });
+        let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+        assert_eq!(namespaces.len(), 5);
+        let network = json!({"type": "network", "path": "/proc/7/ns/net"});
+        assert!(namespaces.contains(&network));
+        for wrong in ["net:/x", "network", ":/x"] {
+            assert!(parse_namespace(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mount_takes_the_place_of_a_default_one() {
+        let spec = applied(SpecOptions {
+            mount: vec!["type=tmpfs,dst=/dev/shm,options=size=1m".into()],
+            ..Default::default()
+        });
+        let shm = spec["mounts"].as_array().unwrap().iter();
+        let shm = shm.filter(|mount| mount["destination"] == "/dev/shm");
+        assert_eq!(shm.count(), 1);
+    }
+
+    #[test]
     fn mounts_are_written_as_ctr_writes_them() {
         let mount = parse_mount("type=bind,src=/a,dst=/b,options=rbind:ro").unwrap();
         assert_eq!(
@@ -392,16 +414,5 @@ mod tests {
         for wrong in ["src=/a", "src=a,dst=/b", "dst=b,src=/a", "nonsense"] {
             assert!(parse_mount(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        assert_eq!(parse_bytes("64m"), Ok(64 << 20));
-        assert_eq!(parse_bytes("1024"), Ok(1024));
-        assert!(
-            parse_bytes("1x").is_err()
-                && parse_bytes("").is_err()
-                && parse_bytes("99999999999999999999").is_err()
-        );
     }
 }

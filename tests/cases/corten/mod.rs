@@ -1,6 +1,7 @@
 //! `corten` at work: the same cases against our daemon and upstream's.
 
 mod events;
+mod nouns;
 mod registries;
 mod run;
 mod tasks;

@@ -135,6 +135,103 @@ fn a_privileged_container_has_what_ctr_gives_it() {
 }
 
 #[test]
+fn limits_and_the_like_are_what_ctr_makes_of_them() {
+    on_both(|setup| {
+        let image = setup.import();
+        let ctr = setup.daemon.ctr();
+        let variables = setup.daemon.folder().join("env");
+        std::fs::write(&variables, "FROM=file\nMADE=there\n").expect("write a file");
+        let variables = format!("--env-file={}", variables.display());
+        let network = format!("--with-ns=network:/proc/{}/ns/net", std::process::id());
+        let options = [
+            &variables,
+            "--env=AND=more",
+            "--cpus=0.5",
+            "--cpu-shares=512",
+            "--cpuset-cpus=0",
+            "--memory-limit=67108864",
+            &network,
+            "--mount=type=tmpfs,src=tmpfs,dst=/dev/shm,options=size=1m",
+            "--cap-add=CAP_SYS_TIME",
+            "--cap-drop=CAP_KILL",
+            "--annotation=a=b",
+            "--hostname=h",
+        ];
+        let configuration = |client: &tests::Ctr, id: &str| {
+            let command = [image, id, "sleep", "600"];
+            client.ok(&[&["run", "-d", "--null-io"], &options[..], &command].concat());
+            let text = setup.ok(&["containers", "info", "--spec", id]);
+            let spec: Value = serde_json::from_str(&text).expect("a configuration is JSON");
+            assert_eq!(setup.run(&["tasks", "delete", "-f", id]).code, Some(137));
+            setup.ok(&["containers", "rm", id]);
+            let sorted = |pointer: &str| {
+                let values = spec.pointer(pointer).and_then(Value::as_array);
+                let mut values: Vec<String> =
+                    values.into_iter().flatten().map(Value::to_string).collect();
+                values.sort();
+                values
+            };
+            let lists = [
+                "/process/env",
+                "/process/rlimits",
+                "/process/capabilities/bounding",
+                "/linux/namespaces",
+                "/mounts",
+            ];
+            let values = [
+                "/linux/resources/cpu",
+                "/linux/resources/memory",
+                "/annotations",
+                "/hostname",
+            ];
+            let values = values.map(|pointer| spec.pointer(pointer).cloned());
+            (lists.map(sorted), values)
+        };
+        assert_eq!(
+            configuration(&setup.corten, "ours"),
+            configuration(&ctr, "theirs")
+        );
+        let line = [
+            "run",
+            "--rm",
+            "--rlimit-nofile=100:200",
+            image,
+            "one",
+            "sh",
+            "-c",
+        ];
+        let files = setup.ok(&[&line[..], &["ulimit -n; ulimit -H -n"]].concat());
+        assert_eq!(files, "100\n200\n");
+        setup.assert_clean();
+    });
+}
+
+#[test]
+fn the_output_goes_where_it_is_told_to() {
+    on_both(|setup| {
+        let image = setup.import();
+        let log = setup.daemon.folder().join("log.txt");
+        let uri = format!("--log-uri=file://{}", log.display());
+        let line = [
+            "run",
+            "--rm",
+            &uri,
+            image,
+            "one",
+            "sh",
+            "-c",
+            "echo out; echo err >&2",
+        ];
+        assert_eq!(setup.ok(&line), "");
+        eventually("the log is written", LIMIT, || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            (text.contains("out\n") && text.contains("err\n")).then_some(())
+        });
+        setup.assert_clean();
+    });
+}
+
+#[test]
 fn a_folder_of_the_host_is_a_root_file_system() {
     on_both(|setup| {
         let root = setup.daemon.folder().join("busybox");

@@ -39,6 +39,9 @@ pub struct ContainerOptions {
     spec: SpecOptions,
     #[command(flatten)]
     snapshotter: Snapshotter,
+    /// Label the container's snapshot, as KEY=VALUE; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    snapshotter_label: Vec<String>,
     /// Shim that runs the container
     #[arg(long, value_name = "NAME", default_value = "io.containerd.runc.v2")]
     runtime: String,
@@ -181,7 +184,7 @@ async fn from_image(
         snapshotter: snapshotter.clone(),
         key: options.id.clone(),
         parent,
-        labels: HashMap::new(),
+        labels: parse_labels(&options.snapshotter_label),
     };
     let answer = client
         .snapshots()

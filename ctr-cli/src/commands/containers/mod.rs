@@ -13,7 +13,6 @@ use api_protos::containerd::services::snapshots::v1::{MountsRequest, RemoveSnaps
 use api_protos::containerd::services::tasks::v1::GetRequest;
 use api_protos::containerd::types::Mount;
 use clap::Subcommand;
-use prost_types::FieldMask;
 use serde_json::{Value, json};
 use sys::path::Root;
 use tonic::Code;
@@ -21,7 +20,7 @@ use tonic::Code;
 use super::output::{List, print_json, print_line};
 use crate::cli::Session;
 use crate::client::{Client, Doing as _, error};
-use crate::format::{labels, labels_json, parse_labels, time};
+use crate::format::{labels, labels_json, labels_mask, parse_labels, time};
 use crate::spec;
 
 /// What can be done with containers.
@@ -84,19 +83,14 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
             id,
             labels: arguments,
         } => {
-            let labels_wanted = parse_labels(&arguments);
-            let paths = labels_wanted
-                .keys()
-                .map(|key| format!("labels.{key}"))
-                .collect();
             let container = Container {
                 id: id.clone(),
-                labels: labels_wanted,
+                labels: parse_labels(&arguments),
                 ..Default::default()
             };
             let request = UpdateContainerRequest {
+                update_mask: Some(labels_mask(&container.labels)),
                 container: Some(container),
-                update_mask: Some(FieldMask { paths }),
             };
             let answer = client
                 .containers()

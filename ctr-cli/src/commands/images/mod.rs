@@ -1,22 +1,26 @@
 //! `corten images`
 
+pub mod check;
 pub mod export;
 pub mod import;
 pub mod list;
 pub mod pull;
 pub mod push;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use api_protos::any;
-use api_protos::containerd::services::images::v1::DeleteImageRequest;
+use api_protos::containerd::services::images::v1::{DeleteImageRequest, Image, UpdateImageRequest};
 use api_protos::containerd::services::transfer::v1::TransferRequest;
 use api_protos::containerd::types::transfer::ImageStore;
 use clap::Subcommand;
+use serde_json::json;
 
 use super::leases;
-use super::output::print_line;
+use super::output::{print_json, print_line};
 use crate::cli::Session;
 use crate::client::Doing as _;
+use crate::format::{labels, labels_json, labels_mask, parse_labels, time};
+use crate::{image, platform};
 
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
@@ -26,6 +30,23 @@ pub enum Command {
     Import(import::Options),
     Export(export::Options),
     List(list::Options),
+    Check(check::Options),
+    /// Show an image's record, manifest and configuration, as JSON
+    Inspect {
+        /// For another platform, as linux/arm64 [default: this machine's]
+        #[arg(long, value_name = "OS/ARCH")]
+        platform: Option<String>,
+        /// The image
+        name: String,
+    },
+    /// Set labels of an image and print all of them; a label without a value is removed
+    Label {
+        /// The image
+        name: String,
+        /// Labels, as KEY=VALUE or KEY=
+        #[arg(required = true)]
+        labels: Vec<String>,
+    },
     /// Remove images and wait until what nothing else uses is gone
     #[command(visible_aliases = ["rm", "del", "delete"])]
     Remove {
@@ -54,9 +75,9 @@ pub enum Command {
 
 /// Runs a command on images.
 pub async fn run(session: &Session, command: Command) -> Result<()> {
-    if matches!(
+    if !matches!(
         command,
-        Command::List(_) | Command::Remove { .. } | Command::Tag { .. }
+        Command::Pull(_) | Command::Push(_) | Command::Import(_) | Command::Export(_)
     ) {
         return run_with(session, command).await;
     }
@@ -80,6 +101,28 @@ async fn run_with(session: &Session, command: Command) -> Result<()> {
         Command::Import(options) => import::run(session, options).await,
         Command::Export(options) => export::run(session, options).await,
         Command::List(options) => list::run(session, options).await,
+        Command::Check(options) => check::run(session, options).await,
+        Command::Inspect { platform, name } => inspect(session, platform.as_deref(), &name).await,
+        Command::Label {
+            name,
+            labels: arguments,
+        } => {
+            // containerd wants to be told the target too, which stays what it is.
+            let image = Image {
+                labels: parse_labels(&arguments),
+                ..image::get(&session.client, &name).await?
+            };
+            let request = UpdateImageRequest {
+                update_mask: Some(labels_mask(&image.labels)),
+                image: Some(image),
+                source_date_epoch: None,
+            };
+            let answer = session.client.images().update(request).await;
+            let answer = answer.doing(|| format!("label image {name}"))?;
+            print_line(&labels(
+                &answer.into_inner().image.unwrap_or_default().labels,
+            ))
+        }
         Command::Remove { later, names, .. } => {
             // One collection for all of them: it comes with the last.
             let last = names.len() - 1;
@@ -123,4 +166,21 @@ async fn run_with(session: &Session, command: Command) -> Result<()> {
             Ok(())
         }
     }
+}
+
+async fn inspect(session: &Session, platform: Option<&str>, name: &str) -> Result<()> {
+    let found = image::get(&session.client, name).await?;
+    let target = found.target.unwrap_or_default();
+    let wanted = platform::chosen(platform)?;
+    let resolved = image::resolve(&session.client, &target, &wanted).await;
+    let resolved = resolved.with_context(|| format!("inspect {name}"))?;
+    print_json(&json!({
+        "name": found.name,
+        "labels": labels_json(&found.labels),
+        "target": {"mediaType": target.media_type, "digest": target.digest, "size": target.size},
+        "created_at": time(found.created_at.as_ref()),
+        "updated_at": time(found.updated_at.as_ref()),
+        "manifest": resolved.manifest,
+        "config": resolved.config,
+    }))
 }

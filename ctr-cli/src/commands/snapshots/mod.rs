@@ -2,17 +2,20 @@
 
 mod tree;
 
+use std::collections::HashMap;
+use std::time::SystemTime;
+
 use anyhow::Result;
-use api_protos::containerd::services::snapshots::v1::{
-    Info, Kind, ListSnapshotsRequest, MountsRequest, RemoveSnapshotRequest, UsageRequest,
-};
+use api_protos::containerd::services::snapshots::v1::*;
+use api_protos::containerd::types::Mount;
 use clap::{Args, Subcommand};
+use prost_types::Timestamp;
 use serde_json::json;
 
-use super::output::{List, print_line};
+use super::output::{List, print_json, print_line};
 use crate::cli::Session;
 use crate::client::{Client, Doing as _};
-use crate::format::{bytes, labels_json};
+use crate::format::{bytes, labels, labels_json, labels_mask, parse_labels, time};
 
 /// Which snapshotter.
 #[derive(Debug, Clone, Args)]
@@ -45,6 +48,30 @@ enum Verb {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Show everything about a snapshot, as JSON
+    Info {
+        /// Its name
+        key: String,
+    },
+    /// Prepare a snapshot that can be written to
+    Prepare(New),
+    /// Prepare a snapshot that can only be read
+    View(New),
+    /// Commit a snapshot that was prepared, so that others can be made on it
+    Commit {
+        /// Name of the new snapshot
+        name: String,
+        /// The one that was prepared
+        active: String,
+    },
+    /// Set labels of a snapshot and print all of them; a label without a value is removed
+    Label {
+        /// Its name
+        key: String,
+        /// Labels, as KEY=VALUE or KEY=
+        #[arg(required = true)]
+        labels: Vec<String>,
+    },
     /// Delete snapshots that have no children
     #[command(visible_aliases = ["rm", "del", "remove"])]
     Delete {
@@ -69,6 +96,19 @@ enum Verb {
     },
 }
 
+/// A snapshot to be made.
+#[derive(Debug, Args)]
+struct New {
+    /// Print the commands that mount it here
+    #[arg(short, long, value_name = "FOLDER")]
+    target: Option<String>,
+    /// Its name
+    key: String,
+    /// The committed snapshot below it [default: nothing]
+    #[arg(default_value = "")]
+    parent: String,
+}
+
 /// Runs a command on snapshots.
 pub async fn run(session: &Session, command: Command) -> Result<()> {
     let (client, snapshotter) = (&session.client, command.snapshotter.snapshotter);
@@ -81,6 +121,78 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
                 list.add(vec![info.name, info.parent, kind.into()], value);
             }
             list.print(session, quiet)
+        }
+        Verb::Info { key } => {
+            let what = || format!("get snapshot {key}");
+            let request = StatSnapshotRequest {
+                snapshotter,
+                key: key.clone(),
+            };
+            let answer = client.snapshots().stat(request).await.doing(what)?;
+            let info = answer.into_inner().info.unwrap_or_default();
+            print_json(&json!({
+                "key": info.name,
+                "parent": info.parent,
+                "kind": kind(&info),
+                "created_at": time(info.created_at.as_ref()),
+                "updated_at": time(info.updated_at.as_ref()),
+                "labels": labels_json(&info.labels),
+            }))
+        }
+        Verb::Prepare(new) => {
+            let request = PrepareSnapshotRequest {
+                snapshotter,
+                key: new.key.clone(),
+                parent: new.parent,
+                labels: root_label(),
+            };
+            let answer = client.snapshots().prepare(request).await;
+            let answer = answer.doing(|| format!("prepare snapshot {}", new.key))?;
+            print_mounts(new.target, answer.into_inner().mounts)
+        }
+        Verb::View(new) => {
+            let request = ViewSnapshotRequest {
+                snapshotter,
+                key: new.key.clone(),
+                parent: new.parent,
+                labels: root_label(),
+            };
+            let answer = client.snapshots().view(request).await;
+            let answer = answer.doing(|| format!("prepare snapshot {}", new.key))?;
+            print_mounts(new.target, answer.into_inner().mounts)
+        }
+        Verb::Commit { name, active } => {
+            let request = CommitSnapshotRequest {
+                snapshotter,
+                name,
+                key: active.clone(),
+                labels: root_label(),
+                ..Default::default()
+            };
+            let answer = client.snapshots().commit(request).await;
+            answer
+                .map(drop)
+                .doing(|| format!("commit snapshot {active}"))
+        }
+        Verb::Label {
+            key,
+            labels: arguments,
+        } => {
+            let info = Info {
+                name: key.clone(),
+                labels: parse_labels(&arguments),
+                ..Default::default()
+            };
+            let request = UpdateSnapshotRequest {
+                snapshotter,
+                update_mask: Some(labels_mask(&info.labels)),
+                info: Some(info),
+            };
+            let answer = client.snapshots().update(request).await;
+            let answer = answer.doing(|| format!("label snapshot {key}"))?;
+            print_line(&labels(
+                &answer.into_inner().info.unwrap_or_default().labels,
+            ))
         }
         Verb::Delete { keys } => {
             for key in keys {
@@ -131,17 +243,31 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
                 .mounts(request)
                 .await
                 .doing(|| format!("get the mounts of snapshot {key}"))?;
-            for mount in answer.into_inner().mounts {
-                print_line(&format!(
-                    "mount -t {} {} {target} -o {}",
-                    mount.r#type,
-                    mount.source,
-                    mount.options.join(",")
-                ))?;
-            }
-            Ok(())
+            print_mounts(Some(target), answer.into_inner().mounts)
         }
     }
+}
+
+/// Returns the label that keeps a snapshot until somebody deletes it, with the time since when, as ctr has it.
+fn root_label() -> HashMap<String, String> {
+    let now = Timestamp::from(SystemTime::now());
+    [("containerd.io/gc.root".to_owned(), time(Some(&now)))].into()
+}
+
+/// Prints the commands that mount a snapshot, if it is to be mounted somewhere.
+fn print_mounts(target: Option<String>, mounts: Vec<Mount>) -> Result<()> {
+    let Some(target) = target else {
+        return Ok(());
+    };
+    for mount in mounts {
+        print_line(&format!(
+            "mount -t {} {} {target} -o {}",
+            mount.r#type,
+            mount.source,
+            mount.options.join(",")
+        ))?;
+    }
+    Ok(())
 }
 
 async fn all(client: &Client, snapshotter: &str) -> Result<Vec<Info>> {

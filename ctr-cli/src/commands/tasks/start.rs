@@ -33,8 +33,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Connect no streams
-    #[arg(long)]
+    #[arg(long, conflicts_with = "log_uri")]
     null_io: bool,
+    /// Have the output written to this place, as file:///var/log/web or binary:///usr/bin/logger
+    #[arg(long, value_name = "URI")]
+    log_uri: Option<String>,
     /// The container
     id: String,
 }
@@ -50,6 +53,8 @@ pub struct StartOptions {
     pub detach: bool,
     /// Whether it has no streams.
     pub null_io: bool,
+    /// Where the daemon's side writes its output in place of us.
+    pub log_uri: Option<String>,
     /// Where its pid goes.
     pub pid_file: Option<PathBuf>,
 }
@@ -66,6 +71,7 @@ pub async fn run(session: &Session, options: Options) -> Result<u8> {
         interactive: options.interactive,
         detach: options.detach,
         null_io: options.null_io,
+        log_uri: options.log_uri,
         pid_file: options.pid_file,
     };
     let mut signals = Signals::take()?;
@@ -82,7 +88,7 @@ pub async fn start(
     signals: &mut Signals,
 ) -> Result<u8> {
     let client = &session.client;
-    let fifos = if options.null_io {
+    let fifos = if options.null_io || options.log_uri.is_some() {
         Fifos::default()
     } else {
         let input = options.terminal
@@ -105,7 +111,7 @@ async fn start_with(
     fifos: &Fifos,
 ) -> Result<u8> {
     let streams = Streams::open(fifos, options.terminal)?;
-    let created = create(client, container, options.terminal, fifos);
+    let created = create(client, container, options, fifos);
     let created = signals.after(created).await?;
     let target = Target {
         container: container.id.clone(),
@@ -152,17 +158,23 @@ async fn start_created(
 async fn create(
     client: &Client,
     container: &Container,
-    terminal: bool,
+    options: &StartOptions,
     fifos: &Fifos,
 ) -> Result<u32> {
+    // With a terminal there is one output.
+    let log = |fifo: &String| options.log_uri.clone().unwrap_or_else(|| fifo.clone());
+    let stderr = match options.terminal {
+        true => String::new(),
+        false => log(&fifos.stderr),
+    };
     let rootfs = containers::mounts(client, container).await?;
     let request = CreateTaskRequest {
         container_id: container.id.clone(),
         rootfs,
         stdin: fifos.stdin.clone(),
-        stdout: fifos.stdout.clone(),
-        stderr: fifos.stderr.clone(),
-        terminal,
+        stdout: log(&fifos.stdout),
+        stderr,
+        terminal: options.terminal,
         ..Default::default()
     };
     Ok(client
