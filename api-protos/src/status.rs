@@ -66,6 +66,12 @@ pub fn grpc(error: &Error) -> tonic::Status {
     tonic::Status::new(tonic::Code::from_i32(code(error.kind())), message(error))
 }
 
+/// Returns the error of a gRPC call that has failed.
+#[cfg(feature = "grpc")]
+pub fn from_grpc(status: &tonic::Status) -> Error {
+    error(status.code().into(), status.message())
+}
+
 /// Returns `error` as a ttrpc status.
 pub fn ttrpc(error: &Error) -> corten_ttrpc::Status {
     corten_ttrpc::Status::new(code(error.kind()), message(error))

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use snapshotter::Snapshotter;
-use snapshotter::native::Native;
-use snapshotter::overlay::Overlay;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
@@ -26,7 +24,7 @@ use crate::content::Content;
 use crate::context::NAMESPACE_HEADER;
 use crate::cri::{self, Cri};
 use crate::diff::Diff;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Result, already_exists};
 use crate::events::Exchange;
 use crate::gc::Collector;
 use crate::images::locks::Locks;
@@ -35,12 +33,14 @@ use crate::metadata::{Containers, Images, Leases, Namespaces, Sandboxes, Store};
 use crate::metrics::calls::Calls;
 use crate::metrics::serve::{self, Pages};
 use crate::metrics::{Metrics, Started};
+use crate::plugin::Kind;
 use crate::plugins::{Plugin, Plugins};
 use crate::restart::origin::Origin;
 use crate::restart::{self, Monitor};
 use crate::sandbox::Controller;
 use crate::services;
 use crate::snapshots::Snapshots;
+use crate::snapshots::proxy::Proxy;
 use crate::streaming::Streams;
 use crate::tasks::bundle::Folders;
 use crate::tasks::command::Caller;
@@ -140,7 +140,8 @@ pub fn build(config: &Config) -> Result<App> {
     );
 
     let backends = snapshotters(config, &mut plugins);
-    let snapshots = Snapshots::new(store.clone(), events.clone(), backends);
+    let proxies = proxies(config, &mut plugins)?;
+    let snapshots = Snapshots::new(store.clone(), events.clone(), backends, proxies);
     let collector = Collector::new(
         store.clone(),
         events.clone(),
@@ -226,8 +227,6 @@ impl Parts {
     }
 }
 
-type Open<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Snapshotter>>;
-
 /// Returns the shims, of which none is known yet.
 fn shims(config: &Config, events: Arc<Exchange>) -> Result<Shims> {
     let settings = tasks::Config::read(config.plugins.get(tasks::config::PLUGIN))?;
@@ -247,33 +246,49 @@ fn shims(config: &Config, events: Arc<Exchange>) -> Result<Shims> {
     Ok(Shims::new(folders, resolver, caller, events))
 }
 
-/// Opens the snapshotters; one that this machine cannot have is in the plugin table with its error.
+/// Opens our snapshotters; one that this machine cannot have is in the plugin table with its error.
 fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<dyn Snapshotter>> {
     let mut backends = BTreeMap::new();
-    let mut add = |name: &str, open: Open| {
-        let root = config.root.join(format!("{SNAPSHOTTER}.{name}"));
-        let uri = format!("{SNAPSHOTTER}.{name}");
+    for kind in Kind::ALL {
+        let uri = format!("{SNAPSHOTTER}.{}", kind.name());
         if config.disabled.contains(&uri) {
-            return;
+            continue;
         }
-        let plugin = Plugin::new(SNAPSHOTTER, name)
+        let root = config.root.join(uri);
+        let plugin = Plugin::new(SNAPSHOTTER, kind.name())
             .native()
             .export("root", text(&root));
-        plugins.record(match open(&root) {
+        plugins.record(match kind.open(&root) {
             Ok(snapshotter) => {
-                let plugin = plugin.capabilities(snapshotter.capabilities());
-                backends.insert(name.to_owned(), snapshotter);
+                let plugin = plugin.capabilities(&snapshotter.capabilities());
+                backends.insert(kind.name().to_owned(), snapshotter);
                 plugin
             }
             Err(error) => plugin.failed(&error),
         });
-    };
-    add("overlayfs", &|root| {
-        let options = snapshotter::overlay::Options::default();
-        Ok(Arc::new(Overlay::open(root, options)?))
-    });
-    add("native", &|root| Ok(Arc::new(Native::open(root)?)));
+    }
     backends
+}
+
+/// Returns the snapshotters of other processes, which need not be there yet.
+fn proxies(config: &Config, plugins: &mut Plugins) -> Result<BTreeMap<String, Arc<Proxy>>> {
+    let mut proxies = BTreeMap::new();
+    for (name, proxy) in &config.snapshotters {
+        if config.disabled.contains(&format!("{SNAPSHOTTER}.{name}")) {
+            continue;
+        }
+        if Kind::ALL.iter().any(|kind| kind.name() == name) {
+            return Err(already_exists("snapshotter", name));
+        }
+        let snapshotter = Proxy::new(name, &proxy.address, proxy.capabilities.clone());
+        let mut plugin = Plugin::new(SNAPSHOTTER, name)
+            .native()
+            .capabilities(&snapshotter.capabilities());
+        plugin.exports.clone_from(&proxy.exports);
+        plugins.record(plugin.export("address", text(&proxy.address)));
+        proxies.insert(name.clone(), Arc::new(snapshotter));
+    }
+    Ok(proxies)
 }
 
 /// Returns CRI, unless it is disabled; if it cannot be had, that is in the plugin table, and the rest goes on.

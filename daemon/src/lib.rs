@@ -23,6 +23,7 @@ pub mod media;
 pub mod metadata;
 pub mod metrics;
 pub mod notify;
+pub mod plugin;
 pub mod plugins;
 pub mod registry;
 pub mod restart;

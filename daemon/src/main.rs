@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand};
 use daemon::config::{self, Config};
 use daemon::error::{Context, Result};
 use daemon::services::version::{REVISION, VERSION};
-use daemon::{app, listen, notify};
-use tokio::signal::unix::{SignalKind, signal};
+use daemon::{app, listen, notify, plugin};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// How long calls that are being answered are waited for at the end.
@@ -47,6 +47,18 @@ enum Command {
         #[command(subcommand)]
         what: Print,
     },
+    /// Serve a snapshotter alone, as a proxy plugin of a containerd
+    Snapshotter {
+        /// Which snapshotter
+        #[arg(long, value_enum, default_value = "overlayfs")]
+        kind: plugin::Kind,
+        /// Directory of its snapshots
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        /// Address of its socket
+        #[arg(long, value_name = "SOCKET")]
+        address: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -70,12 +82,30 @@ fn main() -> ExitCode {
 }
 
 fn start(flags: &Flags) -> Result<()> {
-    if let Some(Command::Config { what }) = flags.command {
-        return print(flags, what);
+    match &flags.command {
+        Some(Command::Config { what }) => return print(flags, *what),
+        Some(Command::Snapshotter {
+            kind,
+            root,
+            address,
+        }) => {
+            let level = flags.log_level.clone();
+            log(level.as_deref().unwrap_or("info"), false);
+            sys::memory::keep_little();
+            let serving = async {
+                let mut signals = Signals::new()?;
+                plugin::serve(*kind, root, address.clone(), async move {
+                    signals.next().await;
+                })
+                .await
+            };
+            return runtime()?.block_on(serving);
+        }
+        None => {}
     }
     let mut unknown = Vec::new();
     let config = configure(flags, &mut unknown)?;
-    log(&config);
+    log(&config.log_level, config.log_json);
     for key in &config.unheeded {
         tracing::warn!(key, "configuration key has no effect");
     }
@@ -83,12 +113,15 @@ fn start(flags: &Flags) -> Result<()> {
         tracing::warn!(key, "unknown configuration key");
     }
     sys::memory::keep_little();
+    runtime()?.block_on(serve(&config))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cpus| cpus.get().min(8)))
         .enable_all()
         .build()
-        .context(|| "start the async runtime")?
-        .block_on(serve(&config))
+        .context(|| "start the async runtime")
 }
 
 /// Prints configuration.
@@ -130,23 +163,46 @@ fn configure(flags: &Flags, unknown: &mut Vec<String>) -> Result<Config> {
     Ok(config)
 }
 
-fn log(config: &Config) {
+fn log(level: &str, json: bool) {
     // What the HTTP layers have to say is of use to nobody but their authors.
-    let directives = format!("{},h2=info,hyper=info,tower=info", config.log_level);
+    let directives = format!("{level},h2=info,hyper=info,tower=info");
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if config.log_json {
+    if json {
         lines.json().init();
     } else {
         lines.with_ansi(false).init();
     }
 }
 
+/// The signals that end the program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context(|| "handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context(|| "handle SIGINT")?,
+        })
+    }
+
+    /// Waits for one of them.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("terminated"),
+            _ = self.interrupt.recv() => tracing::info!("interrupted"),
+        }
+    }
+}
+
 async fn serve(config: &Config) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context(|| "handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context(|| "handle SIGINT")?;
+    let mut signals = Signals::new()?;
     let app = app::build(config)?;
     app.start(config).await?;
     let listener = listen::bind(&config.grpc)?;
@@ -160,8 +216,7 @@ async fn serve(config: &Config) -> Result<()> {
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,
-        _ = terminate.recv() => tracing::info!("terminated"),
-        _ = interrupt.recv() => tracing::info!("interrupted"),
+        () = signals.next() => {}
     }
     notify::send(std::env::var_os(notify::SOCKET_VARIABLE), "STOPPING=1")?;
     let _ = drain.send(());

@@ -103,7 +103,7 @@ pub trait Snapshotter: Send + Sync {
     fn close(&self) -> Result<()>;
 
     /// Returns the names of what it can do beyond the contract, such as `rebase`.
-    fn capabilities(&self) -> &'static [&'static str] {
-        &[]
+    fn capabilities(&self) -> Vec<&str> {
+        Vec::new()
     }
 }

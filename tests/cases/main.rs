@@ -14,6 +14,7 @@ mod metrics;
 mod monitor;
 mod parity;
 mod podman;
+mod proxies;
 mod restart;
 mod runtime;
 mod security;

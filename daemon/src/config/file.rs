@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Keys that this daemon does not know, with their values.
 pub type Unknown = BTreeMap<String, toml::Value>;
@@ -33,7 +33,7 @@ pub struct File {
     #[serde(default)]
     pub timeouts: Unused,
     #[serde(default)]
-    pub proxy_plugins: Unused,
+    pub proxy_plugins: BTreeMap<String, ProxyPlugin>,
     #[serde(default)]
     pub stream_processors: Unused,
     #[serde(default)]
@@ -85,6 +85,23 @@ pub struct Debug {
     pub gid: Option<u32>,
     pub level: Option<String>,
     pub format: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A part in another process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProxyPlugin {
+    /// What it is: `snapshot`, or the whole type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The socket that it listens on.
+    pub address: PathBuf,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub platform: String,
+    pub exports: BTreeMap<String, String>,
+    pub capabilities: Vec<String>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

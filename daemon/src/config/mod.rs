@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Result, invalid};
 use crate::gc;
-use file::{Debug, File, Grpc, Metadata, Metrics, Scheduler, Ttrpc, Unknown};
+use crate::labels;
+use file::{Debug, File, Grpc, Metadata, Metrics, ProxyPlugin, Scheduler, Ttrpc, Unknown};
 
 /// Where the configuration file is unless the command line names another.
 pub const DEFAULT_FILE: &str = "/etc/corten/config.toml";
@@ -24,6 +25,7 @@ const METRICS: &str = "io.containerd.server.v1.metrics";
 const HISTOGRAM: &str = "io.containerd.metrics.v1.grpc-prometheus";
 const METADATA: &str = "io.containerd.metadata.v1.bolt";
 const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 const MAX_MESSAGE: usize = 16 << 20;
 
 /// The daemon's settings.
@@ -51,6 +53,8 @@ pub struct Config {
     /// Whether a blob of one namespace may be had by all that know its digest.
     pub content_shared: bool,
     pub gc: gc::Config,
+    /// Snapshotters in other processes, by name.
+    pub snapshotters: BTreeMap<String, ProxyPlugin>,
     /// Keys of containerd's that this daemon knows but does not heed.
     pub unheeded: Vec<String>,
     /// URIs of the parts that are not to be started.
@@ -91,6 +95,7 @@ impl Default for Config {
             oom_score: None,
             content_shared: true,
             gc: gc::Config::default(),
+            snapshotters: BTreeMap::new(),
             unheeded: Vec::new(),
             disabled: Vec::new(),
             plugins: BTreeMap::new(),
@@ -154,6 +159,7 @@ impl Config {
         config.set_gc(section(&mut file, SCHEDULER)?, unknown)?;
         config.set_debug(&mut file, unknown)?;
         config.set_metrics(&mut file, unknown)?;
+        config.set_proxies(&mut file, unknown)?;
         config.root = file.root.unwrap_or(config.root);
         config.state = file.state.unwrap_or(config.state);
         config.oom_score = file.oom_score;
@@ -232,6 +238,27 @@ impl Config {
         Ok(())
     }
 
+    fn set_proxies(&mut self, file: &mut File, unknown: &mut Vec<String>) -> Result<()> {
+        for (name, proxy) in std::mem::take(&mut file.proxy_plugins) {
+            let section = format!("proxy_plugins.{name}");
+            note(unknown, &section, &proxy.unknown);
+            if !["snapshot", SNAPSHOTTER].contains(&proxy.kind.as_str()) {
+                self.unheeded.push(section);
+                continue;
+            }
+            if !proxy.address.is_absolute() {
+                let address = &proxy.address;
+                return Err(invalid(format!("{section}: no socket is at {address:?}")));
+            }
+            labels::validate_identifier(&name).context(|| section.clone())?;
+            if !proxy.platform.is_empty() {
+                self.unheeded.push(format!("{section}.platform"));
+            }
+            self.snapshotters.insert(name, proxy);
+        }
+        Ok(())
+    }
+
     fn set_gc(&mut self, scheduler: Scheduler, unknown: &mut Vec<String>) -> Result<()> {
         note(unknown, SCHEDULER, &scheduler.unknown);
         let gc = &mut self.gc;
@@ -264,7 +291,6 @@ fn unheeded(file: &File) -> Vec<String> {
     let sections = [
         ("cgroup", &file.cgroup),
         ("timeouts", &file.timeouts),
-        ("proxy_plugins", &file.proxy_plugins),
         ("stream_processors", &file.stream_processors),
     ];
     let mut names = Vec::new();
@@ -338,15 +364,32 @@ mod tests {
     #[test]
     fn sections_without_effect_are_named() {
         let text = "version = 2\n[timeouts]\n\"io.containerd.timeout.task.state\" = \"2s\"\n\
-                    [proxy_plugins.fuse]\ntype = \"snapshot\"\naddress = \"/s\"\n";
+                    [proxy_plugins.far]\ntype = \"content\"\naddress = \"/s\"\n";
         let mut unknown = Vec::new();
         let config = Config::parse(text, &mut unknown).unwrap();
         let expected = [
             "timeouts.io.containerd.timeout.task.state",
-            "proxy_plugins.fuse",
+            "proxy_plugins.far",
         ];
         assert_eq!(config.unheeded, expected);
         assert!(unknown.is_empty());
+    }
+
+    #[test]
+    fn proxy_plugins_that_are_snapshotters_are_known_by_their_names() {
+        let text = "version = 2\n[proxy_plugins.fuse]\ntype = \"snapshot\"\naddress = \"/s\"\nnew = 1\n\
+                    capabilities = [\"rebase\"]\nplatform = \"linux/arm64\"\n[proxy_plugins.fuse.exports]\nroot = \"/r\"\n";
+        let mut unknown = Vec::new();
+        let config = Config::parse(text, &mut unknown).unwrap();
+        let proxy = &config.snapshotters["fuse"];
+        assert_eq!(proxy.address, Path::new("/s"));
+        assert_eq!(proxy.capabilities, ["rebase"]);
+        assert_eq!(proxy.exports["root"], "/r");
+        assert_eq!(unknown, ["proxy_plugins.fuse.new"]);
+        assert_eq!(config.unheeded, ["proxy_plugins.fuse.platform"]);
+        for bad in [text.replace("/s", "s"), text.replace("fuse", "\"a/b\"")] {
+            assert!(Config::parse(&bad, &mut Vec::new()).is_err(), "{bad}");
+        }
     }
 
     #[test]

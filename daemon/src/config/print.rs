@@ -80,6 +80,9 @@ pub fn dump(config: &Config) -> Result<String> {
     }
     let disabled = config.disabled.iter().cloned().map(Value::String);
     table.insert("disabled_plugins".into(), Value::Array(disabled.collect()));
+    let proxies = Table::try_from(&config.snapshotters)
+        .map_err(|error| Error::other("write TOML", error).with_kind(Kind::Internal))?;
+    table.insert("proxy_plugins".into(), proxies.into());
     table.insert("plugins".into(), plugins.into());
     print(&table)
 }
@@ -124,6 +127,7 @@ fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::ProxyPlugin;
 
     #[test]
     fn what_is_printed_is_read_as_the_same() {
@@ -142,6 +146,13 @@ mod tests {
         config
             .disabled
             .push("io.containerd.snapshotter.v1.native".into());
+        let proxy = ProxyPlugin {
+            kind: "snapshot".into(),
+            address: "/s".into(),
+            capabilities: vec!["rebase".into()],
+            ..ProxyPlugin::default()
+        };
+        config.snapshotters.insert("far".into(), proxy);
         config.gc.schedule_delay = Duration::from_millis(1500);
         let own = "env = [\"A=1\"]".parse().unwrap();
         config

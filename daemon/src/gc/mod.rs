@@ -227,7 +227,8 @@ impl Inner {
             tracing::debug!(objects = count, "removed garbage");
         }
         self.content.sweep()?;
-        self.snapshots.sweep()
+        self.snapshots.sweep();
+        Ok(())
     }
 
     fn publish(&self, node: &Node) -> Result<()> {

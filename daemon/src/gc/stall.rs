@@ -37,7 +37,7 @@ fn fixture() -> Fixture {
     let backend: Arc<dyn Snapshotter> =
         Arc::new(Overlay::open(root.path().join("overlay"), Options::default()).unwrap());
     let backends = BTreeMap::from([(SN.to_owned(), backend.clone())]);
-    let snapshots = Snapshots::new(store.clone(), events.clone(), backends);
+    let snapshots = Snapshots::new(store.clone(), events.clone(), backends, BTreeMap::new());
     let collector = Collector::new(store.clone(), events, content.clone(), snapshots.clone());
     Fixture {
         root,

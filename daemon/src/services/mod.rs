@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod sandboxes;
 pub mod snapshots;
+pub mod snapshotter;
 pub mod streaming;
 pub mod tasks;
 pub mod transfer;

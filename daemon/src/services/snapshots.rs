@@ -10,7 +10,7 @@ use super::{Stream, open, ordered, paths, run, run_stream, unordered};
 use crate::snapshots::{Info as Snapshot, Snapshots};
 
 /// How many snapshots a message of a list has at most.
-const LIST_CHUNK: usize = 100;
+pub const LIST_CHUNK: usize = 100;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -23,7 +23,8 @@ pub fn server(snapshots: Snapshots) -> SnapshotsServer<Service> {
     SnapshotsServer::new(Service { snapshots })
 }
 
-fn encode(snapshot: Snapshot) -> Info {
+/// Returns what is known of a snapshot as the wire has it.
+pub fn encode(snapshot: Snapshot) -> Info {
     let kind = match snapshot.kind {
         snapshotter::Kind::View => Kind::View,
         snapshotter::Kind::Active => Kind::Active,

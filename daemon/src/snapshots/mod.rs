@@ -5,6 +5,8 @@
 //! collector then removes what the snapshotter has of it.
 
 mod commit;
+pub mod proxy;
+mod remote;
 mod sweep;
 
 use std::borrow::Cow;
@@ -23,6 +25,7 @@ use crate::labels::{self, Labels, SNAPSHOT_PREFIX, SNAPSHOT_REF};
 use crate::metadata::{Read, Snapshot, Store, Table, Tx, leases};
 use crate::time::now;
 use prost_types::Timestamp;
+use proxy::Proxy;
 
 /// The snapshotters, by name; clones share them.
 #[derive(Clone)]
@@ -34,6 +37,8 @@ struct Inner {
     store: Arc<Store>,
     events: Arc<Exchange>,
     backends: BTreeMap<String, Arc<dyn Snapshotter>>,
+    /// Those of them that are in other processes.
+    proxies: BTreeMap<String, Arc<Proxy>>,
     /// Snapshotters' names of snapshots that are being made and that no record has yet.
     making: Mutex<HashSet<String>>,
 }
@@ -56,17 +61,22 @@ impl std::fmt::Debug for Snapshots {
 }
 
 impl Snapshots {
-    /// Returns the snapshots of `backends`.
+    /// Returns the snapshots of `backends` and of `proxies`.
     pub fn new(
         store: Arc<Store>,
         events: Arc<Exchange>,
-        backends: BTreeMap<String, Arc<dyn Snapshotter>>,
+        mut backends: BTreeMap<String, Arc<dyn Snapshotter>>,
+        proxies: BTreeMap<String, Arc<Proxy>>,
     ) -> Self {
+        for (name, proxy) in &proxies {
+            backends.insert(name.clone(), proxy.clone());
+        }
         Self {
             inner: Arc::new(Inner {
                 store,
                 events,
                 backends,
+                proxies,
                 making: Mutex::default(),
             }),
         }
@@ -281,10 +291,18 @@ impl Snapshots {
         };
         let (name, parent) = self.reserve(&new)?;
         let making = Making::new(self, &name);
+        let proxy = self.inner.proxies.get(snapshotter);
+        let _not_swept = proxy.map(|proxy| proxy.keep()).transpose()?;
         let kept = inherited(&new.labels);
-        let mounts = match kind {
-            Kind::View => backend.view(&name, &parent, &kept)?,
-            _ => backend.prepare(&name, &parent, &kept)?,
+        let made = match kind {
+            Kind::View => backend.view(&name, &parent, &kept),
+            _ => backend.prepare(&name, &parent, &kept),
+        };
+        let mounts = match made {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(self.adopt(&new, backend.as_ref(), &parent)?);
+            }
+            made => made?,
         };
         let recorded = self.inner.store.write(move |tx| new.record(tx, name));
         drop(making);
@@ -392,6 +410,19 @@ impl Info {
             created_at: record.created_at,
             updated_at: record.updated_at,
             labels,
+        }
+    }
+}
+
+impl From<BackendInfo> for Info {
+    fn from(info: BackendInfo) -> Self {
+        Self {
+            kind: info.kind,
+            name: info.name,
+            parent: info.parent,
+            created_at: Some(info.created.into()),
+            updated_at: Some(info.updated.into()),
+            labels: info.labels,
         }
     }
 }

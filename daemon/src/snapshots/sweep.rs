@@ -9,12 +9,29 @@ use crate::error::Result;
 use crate::metadata::{Read, Snapshot, Table, db};
 
 impl Snapshots {
-    /// Removes the snapshots that no namespace knows.
-    pub fn sweep(&self) -> Result<()> {
+    /// Removes the snapshots that no namespace knows. A snapshotter that fails is tried again at the next collection.
+    ///
+    /// Who waits for a collection does not wait for proxies: one may be absent or hang.
+    pub fn sweep(&self) {
         for (name, backend) in &self.inner.backends {
-            self.sweep_one(name, backend.as_ref())?;
+            if !self.inner.proxies.contains_key(name) {
+                self.try_sweep(name, backend.as_ref());
+            }
         }
-        Ok(())
+        for (name, proxy) in &self.inner.proxies {
+            let (snapshots, name, proxy) = (self.clone(), name.clone(), proxy.clone());
+            tokio::task::spawn_blocking(move || {
+                if let Some(_leave) = proxy.try_sweep() {
+                    snapshots.try_sweep(&name, proxy.as_ref());
+                }
+            });
+        }
+    }
+
+    fn try_sweep(&self, name: &str, backend: &dyn Snapshotter) {
+        if let Err(error) = self.sweep_one(name, backend) {
+            tracing::warn!(snapshotter = name, "remove lost snapshots: {error:#}");
+        }
     }
 
     /// A snapshot is announced in `making` before its snapshotter has it and until its record is written. So one that

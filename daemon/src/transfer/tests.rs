@@ -47,7 +47,7 @@ impl Fixture {
             ("overlayfs".to_owned(), Arc::new(overlay.unwrap()) as _),
             ("native".to_owned(), Arc::new(native) as _),
         ]);
-        let snapshots = Snapshots::new(store.clone(), Arc::default(), backends);
+        let snapshots = Snapshots::new(store.clone(), Arc::default(), backends, BTreeMap::new());
         let collector = Collector::new(
             store.clone(),
             Arc::default(),

@@ -141,12 +141,12 @@ impl Snapshotter for Overlay {
 
     /// A snapshot that is rebased must hold a layer in overlay's own form, whiteouts included: it is mounted as a
     /// plain folder while it has no parent.
-    fn capabilities(&self) -> &'static [&'static str] {
+    fn capabilities(&self) -> Vec<&str> {
         match (self.features.userxattr, self.features.maps_owners) {
             // In a user namespace the whiteouts of a plain folder cannot be made.
-            (true, _) => &[],
-            (false, false) => &["rebase"],
-            (false, true) => &["remap-ids", "rebase"],
+            (true, _) => Vec::new(),
+            (false, false) => vec!["rebase"],
+            (false, true) => vec!["remap-ids", "rebase"],
         }
     }
 }
