@@ -108,6 +108,9 @@ enum Asking {
     Events(events::Options),
     /// Show what the daemon says of itself, as JSON
     Info,
+    /// Show which deprecated features clients have used
+    #[command(subcommand, visible_alias = "deprecation")]
+    Deprecations(info::Deprecations),
 }
 
 /// Commands that need no daemon.
@@ -182,6 +185,7 @@ impl Cli {
             Asking::Plugins(command) => plugins::run(&session, command).await,
             Asking::Events(options) => events::run(&session, options).await,
             Asking::Info => info::run(&session).await,
+            Asking::Deprecations(command) => info::deprecations(&session, command).await,
         };
         done.map(|()| 0)
     }

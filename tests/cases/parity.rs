@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use tests::{binaries, command};
+use tests::{Peers, binaries, command};
 use toml::{Table, Value};
 
 const PAGE: &str = "docs/parity/containerd.toml";
 const RUNTIME: &str = "docs/parity/runtime.toml";
+const CTR: &str = "docs/parity/ctr.toml";
 const STATES: [&str; 3] = ["full", "partial", "no"];
 
 fn root() -> &'static Path {
@@ -104,7 +105,9 @@ fn every_row_names_a_test_that_exists_or_says_what_is_missing() {
         .iter()
         .flat_map(|kind| rows_of(RUNTIME, kind))
         .collect();
-    for row in rows("rpc").iter().chain(&rows("config")).chain(&runtime) {
+    let ctr = rows_of(CTR, "command");
+    let rows = [rows("rpc"), rows("config"), runtime, ctr].concat();
+    for row in &rows {
         let (name, state) = (text(row, "name"), text(row, "status"));
         assert!(STATES.contains(&state), "{name}: status {state:?}");
         let test = text(row, "test");
@@ -172,6 +175,51 @@ fn every_command_and_flag_of_the_runtime_has_one_row() {
         .filter(|name| !found.contains(*name))
         .collect();
     assert!(strange.is_empty(), "no such command or flag: {strange:?}");
+}
+
+/// Returns the commands that a help of `ctr` names; those below them are found by their own help.
+fn commands_of_ctr(ctr: &Path, above: &[String], into: &mut BTreeSet<String>) {
+    let help = command::run(Command::new(ctr).args(above).arg("--help")).ok();
+    let lines = help.lines().skip_while(|line| *line != "COMMANDS:").skip(1);
+    let names: Vec<&str> = lines
+        .map_while(|line| line.strip_prefix("   "))
+        .filter_map(|line| line.split([',', ' ']).next())
+        .filter(|name| *name != "help")
+        .collect();
+    if names.is_empty() {
+        into.insert(above.join(" "));
+    }
+    for name in names {
+        commands_of_ctr(ctr, &[above, &[name.to_owned()]].concat(), into);
+    }
+}
+
+#[test]
+fn every_command_of_ctr_has_one_row_and_is_there_if_that_says_so() {
+    let Some(peers) = Peers::or_skip() else {
+        return;
+    };
+    let mut found = BTreeSet::new();
+    commands_of_ctr(&peers.sid.join("ctr"), &[], &mut found);
+    assert!(found.len() > 60, "ctr's help is not understood: {found:?}");
+    let rows = rows_of(CTR, "command");
+    let named: BTreeSet<String> = rows
+        .iter()
+        .map(|row| text(row, "name").to_owned())
+        .collect();
+    assert_eq!(named.len(), rows.len(), "a row is there twice");
+    let missing: Vec<&String> = found.difference(&named).collect();
+    assert!(missing.is_empty(), "no row in {CTR}: {missing:?}");
+    let strange: Vec<&String> = named.difference(&found).collect();
+    assert!(strange.is_empty(), "no such command of ctr: {strange:?}");
+    let corten = binaries::find("corten").expect("the tree has a command line");
+    for row in &rows {
+        let (name, served) = (text(row, "name"), text(row, "status") != "no");
+        // `corten` knows ctr's names for its own commands, if only as aliases.
+        let line = name.split(' ').chain(["--help"]);
+        let help = command::run(Command::new(&corten).args(line));
+        assert_eq!(help.code == Some(0), served, "{name}: {help}");
+    }
 }
 
 #[test]

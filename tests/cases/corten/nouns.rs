@@ -135,6 +135,86 @@ fn snapshots_are_prepared_viewed_committed_and_labelled() {
 }
 
 #[test]
+fn an_image_is_mounted_measured_and_pruned() {
+    on_both(|setup| {
+        let name = setup.import();
+        let usage = json(&setup.ok(&["images", "usage", "--json", name]));
+        let keys = setup.ok(&["snapshots", "ls", "-q"]);
+        assert_eq!(usage[0]["key"], keys.trim());
+        assert_eq!(json(&setup.ok(&["snapshots", "usage", "--json"])), usage);
+        let target = setup.daemon.folder().join("mounted");
+        std::fs::create_dir(&target).expect("make a folder");
+        let folder = target.display().to_string();
+        let nowhere = format!("{folder}/nowhere");
+        let refused = setup.run(&["images", "mount", name, &nowhere]).refused();
+        assert!(
+            refused.starts_with(&format!("corten: mount {name} at ")),
+            "{refused}"
+        );
+        setup.ok(&["images", "mount", name, &folder]);
+        std::fs::write(target.join("new"), "").expect_err("it is read-only");
+        assert!(target.join("bin/busybox").exists());
+        setup.ok(&["images", "unmount", "--rm", &folder]);
+        setup.ok(&["images", "mount", "--rw", name, &folder]);
+        std::fs::write(target.join("new"), "").expect("it can be written to");
+        setup.ok(&["images", "unmount", &folder]);
+        assert!(!target.join("bin").exists());
+        assert!(setup.ok(&["snapshots", "ls", "-q"]).contains(&folder));
+        setup.ok(&["images", "unmount", "--rm", &folder]);
+        assert_eq!(setup.ok(&["snapshots", "ls", "-q"]), keys);
+        setup.ok(&["images", "tag", name, "example.org/unused:1"]);
+        setup.ok(&["containers", "create", name, "one", "true"]);
+        assert_eq!(
+            setup.ok(&["images", "prune", "--all"]),
+            "example.org/unused:1\n"
+        );
+        assert_eq!(setup.run(&["images", "prune"]).code, Some(2));
+        setup.ok(&["containers", "rm", "one"]);
+        assert_eq!(setup.ok(&["images", "prune", "--all"]), format!("{name}\n"));
+        assert_eq!(setup.ok(&["snapshots", "ls", "-q"]), "");
+        setup.assert_clean();
+    });
+}
+
+#[test]
+fn a_difference_is_a_layer() {
+    on_both(|setup| {
+        let name = setup.import();
+        let base = setup.ok(&["snapshots", "ls", "-q"]).trim().to_owned();
+        let write = "echo made >/made; rm /etc/group";
+        setup.ok(&["run", name, "one", "sh", "-c", write]);
+        let members = |line: &[&str]| {
+            let layer = setup.daemon.folder().join("layer");
+            let file = std::fs::File::create(&layer).expect("make a file");
+            let mut diff = setup.corten.command(line);
+            assert!(diff.stdout(file).status().expect("run corten").success());
+            let mut tar = Command::new("tar");
+            let listed = command::run(tar.arg("-tf").arg(&layer)).ok();
+            let names = listed.lines().filter(|name| !name.ends_with('/'));
+            names.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let made = ["etc/.wh.group", "made"];
+        assert_eq!(members(&["snapshots", "diff", "one"]), made);
+        assert_eq!(members(&["snapshots", "diff", &base, "one"]), made);
+        let plain = "--media-type=application/vnd.oci.image.layer.v1.tar";
+        assert_eq!(
+            members(&["snapshots", "diff", plain, "one", &base]),
+            ["etc/group", ".wh.made"]
+        );
+        let kept = ["content", "ls", "-q", "labels.\"containerd.io/gc.root\""];
+        assert_eq!(setup.ok(&kept), "");
+        members(&["snapshots", "diff", "--keep", plain, "one"]);
+        assert_eq!(setup.ok(&kept).lines().count(), 1);
+        setup.ok(&["containers", "rm", "one"]);
+        assert_eq!(
+            setup.ok(&["snapshots", "unpack", name]),
+            format!("{base}\n")
+        );
+        assert_eq!(setup.ok(&["snapshots", "ls", "-q"]), format!("{base}\n"));
+    });
+}
+
+#[test]
 fn tables_fit_on_a_terminal_and_are_whole_in_a_pipe() {
     on_both(|setup| {
         let name = setup.import();
@@ -166,6 +246,8 @@ fn the_daemon_tells_of_itself() {
         assert_eq!(info["pid"], setup.daemon.pid());
         let theirs = json(&setup.daemon.ctr().ok(&["info"]));
         assert_eq!(theirs["server"]["uuid"], info["uuid"]);
+        let used = json(&setup.ok(&["deprecations", "list", "--json"]));
+        assert_eq!(used, info["deprecations"]);
     });
 }
 

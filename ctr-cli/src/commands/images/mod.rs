@@ -4,12 +4,18 @@ pub mod check;
 pub mod export;
 pub mod import;
 pub mod list;
+pub mod mount;
 pub mod pull;
 pub mod push;
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, Result};
 use api_protos::any;
-use api_protos::containerd::services::images::v1::{DeleteImageRequest, Image, UpdateImageRequest};
+use api_protos::containerd::services::containers::v1::ListContainersRequest;
+use api_protos::containerd::services::images::v1::{
+    DeleteImageRequest, Image, ListImagesRequest, UpdateImageRequest,
+};
 use api_protos::containerd::services::transfer::v1::TransferRequest;
 use api_protos::containerd::types::transfer::ImageStore;
 use clap::Subcommand;
@@ -17,6 +23,7 @@ use serde_json::json;
 
 use super::leases;
 use super::output::{print_json, print_line};
+use super::snapshots::{self, Snapshotter};
 use crate::cli::Session;
 use crate::client::Doing as _;
 use crate::format::{labels, labels_json, labels_mask, parse_labels, time};
@@ -39,6 +46,15 @@ pub enum Command {
         /// The image
         name: String,
     },
+    /// Show how much space the snapshots take that an image is unpacked to
+    Usage {
+        #[command(flatten)]
+        snapshotter: Snapshotter,
+        /// The image
+        name: String,
+    },
+    Mount(mount::Options),
+    Unmount(mount::UnmountOptions),
     /// Set labels of an image and print all of them; a label without a value is removed
     Label {
         /// The image
@@ -59,6 +75,12 @@ pub enum Command {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Remove the images that no container was made of
+    Prune {
+        /// Without this, nothing is removed
+        #[arg(long, required = true)]
+        all: bool,
     },
     /// Give an image further names
     Tag {
@@ -103,6 +125,18 @@ async fn run_with(session: &Session, command: Command) -> Result<()> {
         Command::List(options) => list::run(session, options).await,
         Command::Check(options) => check::run(session, options).await,
         Command::Inspect { platform, name } => inspect(session, platform.as_deref(), &name).await,
+        Command::Usage { snapshotter, name } => {
+            let client = &session.client;
+            let what = || format!("measure {name}");
+            let target = image::get(client, &name).await?.target.unwrap_or_default();
+            let resolved = image::resolve(client, &target, &platform::own()).await;
+            // The topmost comes first.
+            let keys = resolved.with_context(what)?.chain_ids().into_iter().rev();
+            let measured = snapshots::usage(session, &snapshotter.snapshotter, keys.collect());
+            measured.await.with_context(what)
+        }
+        Command::Mount(options) => mount::run(session, options).await,
+        Command::Unmount(options) => mount::unmount(session, options).await,
         Command::Label {
             name,
             labels: arguments,
@@ -123,24 +157,24 @@ async fn run_with(session: &Session, command: Command) -> Result<()> {
                 &answer.into_inner().image.unwrap_or_default().labels,
             ))
         }
-        Command::Remove { later, names, .. } => {
-            // One collection for all of them: it comes with the last.
-            let last = names.len() - 1;
-            for (number, name) in names.into_iter().enumerate() {
-                let request = DeleteImageRequest {
-                    name: name.clone(),
-                    sync: !later && number == last,
-                    target: None,
-                };
-                session
-                    .client
-                    .images()
-                    .delete(request)
-                    .await
-                    .doing(|| format!("remove image {name}"))?;
-                print_line(&name)?;
-            }
-            Ok(())
+        Command::Remove { later, names, .. } => remove(session, names, !later).await,
+        Command::Prune { .. } => {
+            let client = &session.client;
+            let images = client.images().list(ListImagesRequest::default()).await;
+            let images = images.doing(|| "list images".into())?.into_inner().images;
+            let containers = client
+                .containers()
+                .list(ListContainersRequest::default())
+                .await;
+            let containers = containers.doing(|| "list containers".into())?.into_inner();
+            let used: HashSet<String> = containers
+                .containers
+                .into_iter()
+                .map(|container| container.image)
+                .collect();
+            let names = images.into_iter().map(|image| image.name);
+            let unused = names.filter(|name| !used.contains(name)).collect();
+            remove(session, unused, true).await
         }
         Command::Tag { image, names, .. } => {
             for name in names {
@@ -183,4 +217,20 @@ async fn inspect(session: &Session, platform: Option<&str>, name: &str) -> Resul
         "manifest": resolved.manifest,
         "config": resolved.config,
     }))
+}
+
+/// Removes images; one collection for all of them comes with the last, and is waited for if `wait` says so.
+async fn remove(session: &Session, names: Vec<String>, wait: bool) -> Result<()> {
+    let count = names.len();
+    for (number, name) in names.into_iter().enumerate() {
+        let request = DeleteImageRequest {
+            name: name.clone(),
+            sync: wait && number + 1 == count,
+            target: None,
+        };
+        let removed = session.client.images().delete(request).await;
+        removed.doing(|| format!("remove image {name}"))?;
+        print_line(&name)?;
+    }
+    Ok(())
 }

@@ -1,21 +1,24 @@
 //! `corten snapshots`
 
+mod diff;
 mod tree;
 
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use api_protos::containerd::services::snapshots::v1::*;
 use api_protos::containerd::types::Mount;
 use clap::{Args, Subcommand};
 use prost_types::Timestamp;
 use serde_json::json;
 
+use super::leases;
 use super::output::{List, print_json, print_line};
 use crate::cli::Session;
 use crate::client::{Client, Doing as _};
 use crate::format::{bytes, labels, labels_json, labels_mask, parse_labels, time};
+use crate::{image, platform, unpack};
 
 /// Which snapshotter.
 #[derive(Debug, Clone, Args)]
@@ -63,6 +66,12 @@ enum Verb {
         name: String,
         /// The one that was prepared
         active: String,
+    },
+    Diff(diff::Options),
+    /// Unpack an image
+    Unpack {
+        /// The image
+        image: String,
     },
     /// Set labels of a snapshot and print all of them; a label without a value is removed
     Label {
@@ -208,6 +217,19 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Verb::Diff(options) => diff::run(client, &snapshotter, options).await,
+        Verb::Unpack { image } => {
+            let what = || format!("unpack {image}");
+            let (leased, lease) = leases::lease(client).await?;
+            let unpacked = async {
+                let found = image::get(client, &image).await?.target.unwrap_or_default();
+                let resolved = image::resolve(client, &found, &platform::own()).await?;
+                unpack::unpack(&leased, &resolved, &snapshotter).await
+            };
+            let unpacked = unpacked.await.with_context(what);
+            leases::release(client, lease).await;
+            print_line(&unpacked?)
+        }
         Verb::Usage { mut keys } => {
             if keys.is_empty() {
                 keys = all(client, &snapshotter)
@@ -216,21 +238,7 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
                     .map(|info| info.name)
                     .collect();
             }
-            let mut list = List::new(&["KEY", "SIZE", "INODES"]);
-            for key in keys {
-                let request = UsageRequest {
-                    snapshotter: snapshotter.clone(),
-                    key: key.clone(),
-                };
-                let usage = client.snapshots().usage(request).await;
-                let usage = usage
-                    .doing(|| format!("measure snapshot {key}"))?
-                    .into_inner();
-                let value = json!({"key": key, "size": usage.size, "inodes": usage.inodes});
-                let size = bytes(u64::try_from(usage.size).unwrap_or(0));
-                list.add(vec![key, size, usage.inodes.to_string()], value);
-            }
-            list.print(session, false)
+            usage(session, &snapshotter, keys).await
         }
         Verb::Tree => print_line(tree::render(&all(client, &snapshotter).await?).trim_end()),
         Verb::Mounts { target, key } => {
@@ -252,6 +260,25 @@ pub async fn run(session: &Session, command: Command) -> Result<()> {
 fn root_label() -> HashMap<String, String> {
     let now = Timestamp::from(SystemTime::now());
     [("containerd.io/gc.root".to_owned(), time(Some(&now)))].into()
+}
+
+/// Prints how much space snapshots take.
+pub async fn usage(session: &Session, snapshotter: &str, keys: Vec<String>) -> Result<()> {
+    let mut list = List::new(&["KEY", "SIZE", "INODES"]);
+    for key in keys {
+        let request = UsageRequest {
+            snapshotter: snapshotter.into(),
+            key: key.clone(),
+        };
+        let usage = session.client.snapshots().usage(request).await;
+        let usage = usage
+            .doing(|| format!("measure snapshot {key}"))?
+            .into_inner();
+        let value = json!({"key": key, "size": usage.size, "inodes": usage.inodes});
+        let size = bytes(u64::try_from(usage.size).unwrap_or(0));
+        list.add(vec![key, size, usage.inodes.to_string()], value);
+    }
+    list.print(session, false)
 }
 
 /// Prints the commands that mount a snapshot, if it is to be mounted somewhere.
