@@ -68,7 +68,7 @@ const CONFINED: &str = r#"
 125 echo '{' >broken.json; docker run --rm --security-opt seccomp=broken.json busybox true
 0   docker run --rm busybox sh -c 'mount -t tmpfs none /mnt; mknod /tmp/sda b 8 0; unshare -m true; chroot /bin true; mkdir /mnt'
 1   docker run --rm --read-only busybox sh -c 'touch /x; touch /dev/shm/x && echo shm; touch /run/x'
-0   docker run --rm --read-only --tmpfs /run:size=64k,mode=700 --tmpfs /tmp busybox sh -c 'touch /run/x /tmp/x && echo wrote; grep -E " /(run|tmp) " /proc/mounts; ls -ld /run'
+0   docker run --rm --read-only --tmpfs /run:size=64k,mode=700 --tmpfs /tmp busybox sh -c 'touch /run/x /tmp/x && echo wrote; grep -E " /(run|tmp) " /proc/mounts | sort; ls -ld /run'
 0   docker run --rm --privileged busybox sh -c 'grep -E "^(Seccomp|NoNewPrivs)" /proc/self/status; mount -t tmpfs none /mnt 2>&1 || mkdir /mnt && mount -t tmpfs none /mnt && echo mounted; touch /proc/sys/kernel/domainname && echo writable; ls /dev | grep -c .'
 0   docker run --rm --ulimit nofile=500:1000 --ulimit core=0 --ulimit nproc=300 busybox sh -c 'ulimit -n; ulimit -Hn; ulimit -c; grep -E "processes" /proc/self/limits'
 125 docker run --rm --ulimit nofile=2000:1000 busybox true
