@@ -1,12 +1,13 @@
 //! The event exchange: what is published goes to every subscriber whose filters ask for it.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api_protos::any;
+use api_protos::containerd::events::TaskExit;
 use api_protos::containerd::types::Envelope;
 use prost::{Message, Name};
 use prost_types::Any;
@@ -21,8 +22,16 @@ mod fields;
 /// How many events a subscriber may fall behind before it is cut off.
 const MAX_BEHIND: usize = 1 << 16;
 
-/// For how long those who subscribe late still get what [`Exchange::recall`] published.
-const RECALLED: Duration = Duration::from_secs(60);
+/// How long after the start those who subscribe for the first time still get what they have missed.
+///
+/// Clients lose their subscriptions with the daemon, and some of them take seconds to notice that it is there again. One
+/// that subscribes a second time has been away itself, and asks for what there is: dockerd would take an end for two.
+const CATCHING_UP: Duration = Duration::from_secs(60);
+
+const EXIT: &str = "/tasks/exit";
+/// What clients cannot find out when they have missed it. Not that a task started: who asked for that was answered, and
+/// dockerd takes a task for its own whose start it has given up meanwhile.
+const KEPT: [&str; 4] = [EXIT, "/tasks/oom", "/tasks/paused", "/tasks/resumed"];
 
 /// Takes events from the services and the shims and hands them to the subscribers.
 #[derive(Debug, Default)]
@@ -30,11 +39,31 @@ pub struct Exchange {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     subscribers: Vec<Subscriber>,
-    /// Events of the time when there was no daemon, and when it learnt of them.
-    recalled: VecDeque<(Instant, Envelope)>,
+    started: Instant,
+    /// What those who subscribe soon will have missed.
+    missed: Vec<Missed>,
+    /// The ends of processes that were told since the start.
+    ends: HashSet<End>,
+    /// The filters by which those are known who have subscribed since the start.
+    caught_up: HashSet<Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Missed {
+    container: String,
+    envelope: Envelope,
+}
+
+/// The end of a process that was seen.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct End {
+    namespace: String,
+    container: String,
+    process: String,
+    pid: u32,
 }
 
 #[derive(Debug)]
@@ -62,9 +91,7 @@ impl Exchange {
         self.publish_any(namespace, topic, any::pack(event))
     }
 
-    /// Publishes an event of the time when no daemon ran; those who subscribe soon after its start get it as well.
-    ///
-    /// Clients lose their subscriptions with the daemon, so at its start there is nobody yet to be told.
+    /// Publishes an event of the time when no daemon ran, which is kept for those who subscribe soon after its start.
     pub fn recall<M: Message + Name>(&self, namespace: &str, topic: &str, event: &M) -> Result<()> {
         let envelope = Envelope {
             timestamp: Some(crate::time::now()),
@@ -72,10 +99,18 @@ impl Exchange {
             topic: topic.to_owned(),
             event: Some(any::pack(event)),
         };
-        self.forward(envelope.clone())?;
-        let recalled = (Instant::now(), envelope);
-        self.lock().recalled.push_back(recalled);
-        Ok(())
+        self.hand_on(envelope, true)
+    }
+
+    /// Forgets what would be told of a task to those who subscribe soon: a client that deleted it knows how it ended.
+    pub fn forget(&self, namespace: &str, container: &str) {
+        let mut inner = self.lock();
+        inner.missed.retain(|missed| {
+            missed.container != container || missed.envelope.namespace != namespace
+        });
+        inner
+            .ends
+            .retain(|end| end.container != container || end.namespace != namespace);
     }
 
     /// Publishes an event whose type only its publisher knows.
@@ -90,9 +125,26 @@ impl Exchange {
 
     /// Hands on an event that another process published.
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
+        let keep = KEPT.contains(&envelope.topic.as_str());
+        self.hand_on(envelope, keep)
+    }
+
+    fn hand_on(&self, envelope: Envelope, keep: bool) -> Result<()> {
         validate(&envelope)?;
         tracing::debug!(ns = envelope.namespace, topic = envelope.topic, "event");
-        self.lock()
+        let mut inner = self.lock();
+        if inner.is_catching_up() {
+            // An end may be recalled by the daemon and still be told by the shim, which does not know.
+            if let Some(end) = End::of(&envelope)
+                && !inner.ends.insert(end)
+            {
+                return Ok(());
+            }
+            if keep {
+                inner.missed.push(Missed::new(&envelope));
+            }
+        }
+        inner
             .subscribers
             .retain(|subscriber| subscriber.send(&envelope));
         Ok(())
@@ -109,12 +161,11 @@ impl Exchange {
             sender,
         };
         let mut inner = self.lock();
-        let old = |(since, _): &(Instant, Envelope)| since.elapsed() > RECALLED;
-        while inner.recalled.front().is_some_and(old) {
-            inner.recalled.pop_front();
-        }
-        for (_, envelope) in &inner.recalled {
-            subscriber.send(envelope);
+        let filters = filters.iter().map(|filter| filter.as_ref().to_owned());
+        if inner.is_catching_up() && inner.caught_up.insert(filters.collect()) {
+            for missed in &inner.missed {
+                subscriber.send(&missed.envelope);
+            }
         }
         // Those who left are forgotten here too: there may be no event for long.
         inner.subscribers.retain(|known| !known.sender.is_closed());
@@ -124,6 +175,56 @@ impl Exchange {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            subscribers: Vec::new(),
+            started: Instant::now(),
+            missed: Vec::new(),
+            ends: HashSet::new(),
+            caught_up: HashSet::new(),
+        }
+    }
+}
+
+impl Inner {
+    /// Says whether clients may still be about to subscribe again; once they are not, nothing is kept for them.
+    fn is_catching_up(&mut self) -> bool {
+        let catching_up = self.started.elapsed() < CATCHING_UP;
+        if !catching_up {
+            self.missed = Vec::new();
+            self.ends = HashSet::new();
+            self.caught_up = HashSet::new();
+        }
+        catching_up
+    }
+}
+
+impl Missed {
+    fn new(envelope: &Envelope) -> Self {
+        let path = ["event".to_owned(), "container_id".to_owned()];
+        let container = envelope.field(&path).unwrap_or_default().into_owned();
+        Self {
+            container,
+            envelope: envelope.clone(),
+        }
+    }
+}
+
+impl End {
+    /// Returns the end that an event tells of; one that nobody saw has no pid, and is like any other.
+    fn of(envelope: &Envelope) -> Option<Self> {
+        let event = envelope.event.as_ref().filter(|_| envelope.topic == EXIT)?;
+        let exit = any::unpack::<TaskExit>(event)?.ok()?;
+        (exit.pid != 0).then(|| Self {
+            namespace: envelope.namespace.clone(),
+            container: exit.container_id,
+            process: exit.id,
+            pid: exit.pid,
+        })
     }
 }
 
@@ -248,5 +349,55 @@ mod tests {
         assert!(early.next().await.is_none());
         assert_eq!(late.next().await.unwrap().topic, "/tasks/exit");
         assert!(other.next().await.is_none());
+    }
+
+    fn exit(container: &str) -> TaskExit {
+        TaskExit {
+            container_id: container.into(),
+            id: container.into(),
+            pid: 7,
+            ..TaskExit::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_come_late_have_missed_no_end_but_of_tasks_that_are_deleted() {
+        let exchange = Exchange::default();
+        for container in ["c1", "c2"] {
+            exchange
+                .publish("moby", "/tasks/start", &exit(container))
+                .unwrap();
+            exchange
+                .publish("moby", "/tasks/exit", &exit(container))
+                .unwrap();
+        }
+        exchange.forget("moby", "c1");
+        let mut late = exchange.subscribe::<&str>(&[]).unwrap();
+        let mut again = exchange.subscribe::<&str>(&[]).unwrap();
+        drop(exchange);
+        let event = late.next().await.unwrap().event.unwrap();
+        let end: TaskExit = any::unpack(&event).unwrap().unwrap();
+        assert_eq!(end, exit("c2"));
+        assert!(late.next().await.is_none());
+        assert!(again.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_once_by_shim_or_daemon() {
+        let exchange = Exchange::default();
+        let mut early = exchange.subscribe::<&str>(&[]).unwrap();
+        exchange.recall("moby", "/tasks/exit", &exit("c1")).unwrap();
+        exchange
+            .publish("moby", "/tasks/exit", &exit("c1"))
+            .unwrap();
+        // The next task of the same container may have the same pid.
+        exchange.forget("moby", "c1");
+        exchange
+            .publish("moby", "/tasks/exit", &exit("c1"))
+            .unwrap();
+        drop(exchange);
+        assert!(early.next().await.is_some());
+        assert!(early.next().await.is_some());
+        assert!(early.next().await.is_none());
     }
 }

@@ -280,6 +280,11 @@ impl Shims {
         }
     }
 
+    /// Has those who subscribe late not told of a task that a client has deleted.
+    pub fn forget(&self, bundle: &Bundle) {
+        self.inner.events.forget(&bundle.namespace, &bundle.id);
+    }
+
     /// Removes a bundle; what cannot be removed is tried again at the next start of the daemon.
     pub async fn remove(&self, bundle: &Bundle) {
         let removed = bundle.clone();

@@ -237,6 +237,7 @@ impl Task {
         };
         if let Some(hold) = self.shims.retire(&self.shim) {
             self.shims.end_deleted(&self.shim).await;
+            self.shims.forget(&self.shim.bundle);
             self.shim.set_gone(exit);
             drop(hold);
         }
