@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: mutants release test test-docker test-cri demo bench lint deny peers
+.PHONY: mutants release test soak test-docker test-cri demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -8,6 +8,12 @@ test:
 test-docker:
 	@bash tests/peers-docker
 	CORTEN_TESTS_DOCKER=all cargo test -p tests --test cases docker::
+
+# Random Docker operations on a cortend that is killed every 20 seconds, for an hour; two minutes of it are in `make test`.
+soak:
+	@bash tests/peers
+	@bash tests/peers-docker
+	CORTEN_SOAK_SECONDS=$${CORTEN_SOAK_SECONDS:-3600} cargo test -p tests --test cases docker::soak -- --nocapture
 
 # The Kubernetes node SIG's suite of CRI on upstream containerd and on cortend; writes docs/parity/critest.md.
 test-cri:

@@ -245,6 +245,14 @@ impl Dockerd {
         self.ok(&format!("eventually bash -c ': </dev/tcp/{host}/{port}'"));
     }
 
+    /// Ends every registry.
+    pub fn end_registries(&mut self) {
+        for mut child in self.registries.drain(..) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Makes the folders, the links to the programs and the files of configuration.
     fn lay_out(&self) {
         let folder = self.daemon.folder();
@@ -375,15 +383,11 @@ impl Drop for Dockerd {
             eprintln!("--- log of dockerd, its last lines\n{}", tail(&self.log()));
         }
         // Killed, not asked: asked, it would first wait for its containers, which end with the daemon's fixture.
-        for mut child in self
-            .child
-            .take()
-            .into_iter()
-            .chain(self.registries.drain(..))
-        {
+        if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+        self.end_registries();
     }
 }
 

@@ -9,6 +9,7 @@ mod life;
 mod networks;
 mod restarts;
 mod run;
+mod soak;
 
 use std::sync::OnceLock;
 
