@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use sys::process::Stat;
@@ -13,7 +13,7 @@ use crate::exec::refused;
 use crate::options::{CreateOptions, ExecOptions, Process};
 use crate::record::{self, Dir, Record};
 use crate::state::{State, Status};
-use crate::{create, exec, hooks, wording};
+use crate::{create, exec, hooks, spec, wording};
 
 /// A container that exists: its record on disk and, until it exits, its first process.
 #[derive(Debug)]
@@ -73,6 +73,14 @@ impl Container {
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         if all {
             return self.cgroup().kill_all(signal);
+        }
+        let own_pids = spec::namespace(self.spec(), LinuxNamespaceType::Pid) == Some(None);
+        if signal == Signal::KILL.as_raw() && !own_pids {
+            // The others do not end with the first one, and may still be there when it is not.
+            return match self.cgroup().pids()?.is_empty() {
+                true => Err(wording::not_running()),
+                false => self.cgroup().kill_all(signal),
+            };
         }
         let init = exec::open_init(&self.record)?;
         match sys::process::signal(&init, signal) {

@@ -171,7 +171,13 @@ fn follow(maker: &Maker, record: &Record, pid: i32) -> Result<Option<OwnedFd>> {
                 hooks::run_outside(&record.spec, &State::new(record, Status::Creating, pid))?;
                 maker.go()?;
             }
-            Message::Listener(listener) => hand_over(&listener, record, pid)?,
+            Message::Clocks => {
+                set_clocks(&record.spec, pid)?;
+                maker.go()?;
+            }
+            Message::Listener(listener) => {
+                hand_over(&listener, record, Status::Creating, pid, pid)?;
+            }
             Message::Ready => return Ok(console),
             Message::Sibling(..) => {}
             Message::Failed(error) => return Err(failed_in_init(error)),
@@ -184,7 +190,13 @@ fn follow(maker: &Maker, record: &Record, pid: i32) -> Result<Option<OwnedFd>> {
 }
 
 /// Hands the descriptor that supervises system calls to the agent that the profile names.
-fn hand_over(listener: &OwnedFd, record: &Record, pid: i32) -> Result<()> {
+pub(crate) fn hand_over(
+    listener: &OwnedFd,
+    record: &Record,
+    status: Status,
+    init: i32,
+    pid: i32,
+) -> Result<()> {
     let linux = record.spec.linux().as_ref();
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let Some(path) = profile.and_then(|profile| profile.listener_path().as_deref()) else {
@@ -196,9 +208,10 @@ fn hand_over(listener: &OwnedFd, record: &Record, pid: i32) -> Result<()> {
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": profile.and_then(|profile| profile.listener_metadata().as_ref()),
-        "state": State::new(record, Status::Creating, pid),
+        "state": State::new(record, status, init),
     });
-    let socket = sys::fdpass::connect(path)?;
+    let socket = sys::fdpass::connect(path)
+        .context(|| "failed to connect with seccomp agent specified in the seccomp profile")?;
     sys::fdpass::send(
         &socket,
         state.to_string().as_bytes(),
@@ -272,6 +285,18 @@ fn map_users(procfs: &Procfs, pid: i32, spec: &Spec) -> Result<()> {
     }
     procfs.write(&format!("{pid}/uid_map"), uids.as_bytes())?;
     procfs.write(&format!("{pid}/gid_map"), gids.as_bytes())
+}
+
+/// Sets the clocks of the time namespace that the process has made, and enters as it executes its program.
+fn set_clocks(spec: &Spec, pid: i32) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
+    let mut text = String::new();
+    for (clock, offset) in offsets.into_iter().flatten() {
+        let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        text.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
+    }
+    Procfs::open()?.write(&format!("{pid}/timens_offsets"), text.as_bytes())
 }
 
 /// Sets how readily the kernel kills a process for want of memory.

@@ -7,10 +7,11 @@ use rustix::io::Errno;
 use sys::procfs::Procfs;
 use sys::{Context, Error, Kind, Result};
 
-use crate::create::{check_preserved, set_oom_score, write_pid};
+use crate::create::{check_preserved, hand_over, set_oom_score, write_pid};
 use crate::init::{Command, Identity, Labels, Namespaces, Plan, Stdio, run_exec};
 use crate::options::{ExecOptions, Process};
 use crate::record::Record;
+use crate::state::Status;
 use crate::sync::{self, Maker, Message};
 use crate::{seccomp, spec, wording};
 
@@ -41,7 +42,13 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         preserve_fds: options.preserve_fds,
         keyring: None,
         procfs: Procfs::open()?,
-        entrance: record.cgroup.entrance()?,
+        entrance: match options.cgroups.as_slice() {
+            [] => record.cgroup.entrance()?,
+            below => record
+                .cgroup
+                .entrance_below(below)
+                .context(|| "error adding pid to cgroups")?,
+        },
         seccomp: profile.map(seccomp::compile).transpose()?,
         sync: made,
     };
@@ -50,7 +57,7 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         .spawn(plan.entrance.clone_fd(), || run_exec(&plan));
     let child = match made {
         // The container has given its controllers to groups below its own, which then can have no process.
-        Err(error) if error.errno() == Some(Errno::BUSY) => {
+        Err(error) if error.errno() == Some(Errno::BUSY) && options.cgroups.is_empty() => {
             plan.entrance = record.cgroup.entrance_beside(record.pid)?;
             plan.namespaces
                 .spawn(plan.entrance.clone_fd(), || run_exec(&plan))?
@@ -60,7 +67,8 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
     let result =
         set_oom_score(&plan.procfs, child.pid, process.oom_score_adj()).and_then(|()| maker.go());
     drop(plan);
-    let result = result.and_then(|()| follow(&maker)).and_then(|console| {
+    let followed = result.and_then(|()| follow(&maker, record, child.pid));
+    let result = followed.and_then(|console| {
         if let Some(path) = &options.pid_file {
             write_pid(path, child.pid)?;
         }
@@ -80,14 +88,17 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
 }
 
 /// Serves the process until it runs its program.
-fn follow(maker: &Maker) -> Result<Option<OwnedFd>> {
+fn follow(maker: &Maker, record: &Record, pid: i32) -> Result<Option<OwnedFd>> {
     let mut console = None;
     loop {
         match maker.receive()? {
             Message::Console(master) => console = Some(master),
             Message::Failed(error) => return Err(error),
             Message::End => return Ok(console),
-            Message::Mounted | Message::Ready | Message::Listener(_) | Message::Sibling(..) => {}
+            Message::Listener(listener) => {
+                hand_over(&listener, record, Status::Running, record.pid, pid)?;
+            }
+            Message::Clocks | Message::Mounted | Message::Ready | Message::Sibling(..) => {}
         }
     }
 }

@@ -1,15 +1,21 @@
 //! Hooks: programs of the host that are run at points of a container's life, with its state on their stdin.
 
+use std::ffi::{CString, OsStr};
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Hook, Hooks, Spec};
+use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
-use crate::init::InitPlan;
+use crate::init::{Found, InitPlan};
 use crate::state::{State, Status};
+
+/// The signal that ends a hook which makes a system call that the seccomp profile forbids.
+const SYS: i32 = 31;
 
 /// How much of a failed hook's output goes into the error.
 const OUTPUT_MAX: u64 = 4096;
@@ -61,25 +67,32 @@ pub(crate) fn poststop(spec: &Spec) -> Vec<&Hook> {
 
 impl InitPlan<'_> {
     /// Has the host's hooks run outside, then runs the container's own with the host's files still in sight.
-    pub(crate) fn run_hooks_before_pivot(&self) -> Result<()> {
+    pub(crate) fn run_hooks_before_pivot(&self, root: &Root) -> Result<()> {
         let spec = self.plan.spec;
         if outside(spec).iter().any(|(_, hooks)| !hooks.is_empty()) {
             self.plan.sync.mounted()?;
         }
         let hooks = spec.hooks().as_ref();
         let create = hooks.and_then(|hooks| hooks.create_container().as_ref());
-        self.run_hooks(create, "createContainer", Status::Creating)
+        rustix::process::fchdir(root.dir()).context(|| "change to the root file system")?;
+        self.run_hooks(create, "createContainer", Status::Creating, &[])
     }
 
     /// Runs the hooks that precede the program, in the container.
-    pub(crate) fn run_start_hooks(&self) -> Result<()> {
+    pub(crate) fn run_start_hooks(&self, found: &Found) -> Result<()> {
         let hooks = self.plan.spec.hooks().as_ref();
         let start = hooks.and_then(|hooks| hooks.start_container().as_ref());
-        self.run_hooks(start, "startContainer", Status::Created)
+        self.run_hooks(start, "startContainer", Status::Created, found.env())
     }
 
     /// Runs hooks that see the process's number as the container does.
-    fn run_hooks(&self, hooks: Option<&Vec<Hook>>, kind: &str, status: Status) -> Result<()> {
+    fn run_hooks(
+        &self,
+        hooks: Option<&Vec<Hook>>,
+        kind: &str,
+        status: Status,
+        env: &[CString],
+    ) -> Result<()> {
         let Some(hooks) = hooks.filter(|hooks| !hooks.is_empty()) else {
             return Ok(());
         };
@@ -89,7 +102,7 @@ impl InitPlan<'_> {
             pid,
             ..self.state.clone()
         };
-        run(hooks, kind, &state.text()?)
+        run_in(hooks, kind, &state.text()?, env)
     }
 }
 
@@ -99,26 +112,37 @@ pub(crate) fn run<'a>(
     kind: &str,
     state: &str,
 ) -> Result<()> {
+    run_in(hooks, kind, state, &[])
+}
+
+/// Runs hooks of which those that name no environment have this one.
+fn run_in<'a>(
+    hooks: impl IntoIterator<Item = &'a Hook>,
+    kind: &str,
+    state: &str,
+    env: &[CString],
+) -> Result<()> {
     for (number, hook) in hooks.into_iter().enumerate() {
-        run_one(hook, state).context(|| format!("error running {kind} hook #{number}"))?;
+        run_one(hook, state, env).context(|| format!("error running {kind} hook #{number}"))?;
     }
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &str) -> Result<()> {
+fn run_one(hook: &Hook, state: &str, default_env: &[CString]) -> Result<()> {
     let path = hook.path();
     let mut command = Command::new(path);
     if let Some((name, args)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(args);
     }
-    let env = hook
-        .env()
-        .iter()
-        .flatten()
-        .filter_map(|variable| variable.split_once('='));
+    let named = hook.env().iter().flatten().map(|one| one.as_bytes());
+    let default = default_env.iter().map(|one| one.as_bytes());
+    let env: Vec<&[u8]> = match hook.env() {
+        Some(_) => named.collect(),
+        None => default.collect(),
+    };
     command
         .env_clear()
-        .envs(env)
+        .envs(env.into_iter().filter_map(variable))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -157,6 +181,19 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
         let _ = stderr.take(OUTPUT_MAX).read_to_end(&mut output);
     }
     let output = String::from_utf8_lossy(&output);
+    let status = match status.signal() {
+        Some(SYS) => "signal: bad system call".to_string(),
+        _ => status.to_string(),
+    };
     let message = format!("{path:?}: {status}, stderr: {}", output.trim_end());
     Err(Error::new(Kind::Unknown, message))
+}
+
+/// Splits a variable at its first `=`.
+fn variable(text: &[u8]) -> Option<(&OsStr, &OsStr)> {
+    let at = text.iter().position(|byte| *byte == b'=')?;
+    Some((
+        OsStr::from_bytes(&text[..at]),
+        OsStr::from_bytes(&text[at + 1..]),
+    ))
 }

@@ -63,6 +63,8 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// How many descriptors after stderr the process inherits.
     pub preserve_fds: u32,
+    /// Groups below the container's own that the process joins, by controller; an empty name stands for all.
+    pub cgroups: Vec<(String, PathBuf)>,
     /// Whether the container may be paused: the process then comes to run once it is resumed.
     pub ignore_paused: bool,
 }
@@ -75,6 +77,7 @@ impl ExecOptions {
             io: Io::Inherit,
             pid_file: None,
             preserve_fds: 0,
+            cgroups: Vec::new(),
             ignore_paused: false,
         }
     }

@@ -29,6 +29,8 @@ pub(crate) enum Message {
     Sibling(i32, OwnedFd),
     /// The descriptor by which its system calls are supervised.
     Listener(OwnedFd),
+    /// It has made a time namespace, whose clocks are to be set, and waits.
+    Clocks,
     /// Everything is mounted: the hooks that run outside are due, and it waits.
     Mounted,
     /// It has become what it should be, and waits to be started.
@@ -69,6 +71,7 @@ impl Maker {
                 Ok(number) => Message::Sibling(i32::from_ne_bytes(number), fd),
                 Err(_) => Message::End,
             },
+            ([b't'], _) => Message::Clocks,
             ([b'm'], _) => Message::Mounted,
             ([b'r'], _) => Message::Ready,
             ([b'f', kind, text @ ..], _) => {
@@ -116,6 +119,12 @@ impl Made {
         message.extend(sibling.pid.to_ne_bytes());
         fdpass::send(&self.0, &message, Some(sibling.pidfd.as_fd()))
             .context(|| "hand over the new process")
+    }
+
+    /// Says that there is a time namespace, and waits until its clocks are set.
+    pub fn clocks(&self) -> Result<()> {
+        fdpass::send(&self.0, b"t", None).context(|| "say that there is a time namespace")?;
+        self.wait()
     }
 
     /// Says that everything is mounted, and waits for the hooks outside.

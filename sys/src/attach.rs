@@ -1,7 +1,10 @@
 //! Mounts by descriptor: trees cloned and attached, file systems mounted on an open folder, a new root entered.
 
 use std::ffi::CStr;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -10,6 +13,7 @@ use rustix::mount::{
     move_mount, open_tree,
 };
 
+use crate::mount::entries;
 use crate::process::last_errno;
 use crate::{Context, Result};
 
@@ -115,9 +119,36 @@ pub fn pivot(root: impl AsFd) -> Result<()> {
 /// Moves `root` over `/` and enters it: for an initramfs, which pivot_root(2) refuses to leave.
 pub fn move_root(root: impl AsFd) -> Result<()> {
     rustix::process::fchdir(root.as_fd()).context(|| "change to the root file system")?;
+    remove_kernels_own()?;
     rustix::mount::mount_move(".", "/").context(|| "move the root file system over \"/\"")?;
     rustix::process::chroot(".").context(|| "change root")?;
     rustix::process::chdir("/").context(|| "change to the new root")
+}
+
+/// Unmounts what outside the working folder shows the kernel's own state whole: what is moved over stays in the namespace,
+/// and while it does, the kernel lets who has a user namespace in it mount the same afresh, without what is masked.
+fn remove_kernels_own() -> Result<()> {
+    let here = rustix::process::getcwd(Vec::new()).context(|| "get the root file system's path")?;
+    let here = PathBuf::from(OsString::from_vec(here.into_bytes()));
+    let mut mounts = entries()?;
+    mounts.retain(|mount| ["proc", "sysfs"].contains(&mount.fstype.as_str()));
+    // The kernel lists a mount before those on it.
+    for mount in mounts
+        .iter()
+        .rev()
+        .filter(|mount| !mount.target.starts_with(&here))
+    {
+        let target = &mount.target;
+        let covered = match rustix::mount::unmount(target, UnmountFlags::DETACH) {
+            // One that came with others from another user namespace cannot be had alone.
+            Err(Errno::INVAL | Errno::PERM) => {
+                rustix::mount::mount("tmpfs", target, "tmpfs", MountFlags::empty(), None)
+            }
+            unmounted => unmounted,
+        };
+        covered.context(|| format!("hide {target:?}"))?;
+    }
+    Ok(())
 }
 
 /// Opens the file or folder at a path of the caller's own, only to refer to it.

@@ -70,6 +70,9 @@ impl Root {
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno).context(|| format!("open {path:?} in the root")),
         }
+        let path = &self
+            .follow(path)
+            .context(|| format!("resolve {path:?} in the root"))?;
         let mut done = PathBuf::from("/");
         let mut dir = self.open(&done, flags).context(|| "open the root")?;
         for component in path.components() {
@@ -88,6 +91,44 @@ impl Root {
             }
         }
         Ok(dir)
+    }
+
+    /// Returns a path with its symlinks followed as far as they are there, also one that leads to nothing.
+    ///
+    /// Only a guess of what is to be created: what is there by then is looked at again when it is.
+    fn follow(&self, path: &Path) -> Result<PathBuf, Errno> {
+        let mut left = components(path);
+        let mut done = PathBuf::from("/");
+        let mut symlinks = 0;
+        while let Some(name) = left.pop() {
+            match name.as_bytes() {
+                b"." => continue,
+                b".." => {
+                    done.pop();
+                    continue;
+                }
+                _ => done.push(&name),
+            }
+            let opened = match self.open(&done, OFlags::PATH | OFlags::NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                opened => opened?,
+            };
+            let stat = rustix::fs::fstat(&opened)?;
+            if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink() {
+                continue;
+            }
+            symlinks += 1;
+            if symlinks > SYMLINKS_MAX {
+                return Err(Errno::LOOP);
+            }
+            let target = rustix::fs::readlinkat(&opened, "", Vec::new())?.into_bytes();
+            match target.first() {
+                Some(b'/') => done = PathBuf::from("/"),
+                _ => drop(done.pop()),
+            }
+            left.extend(components(Path::new(OsStr::from_bytes(&target))));
+        }
+        Ok(done)
     }
 
     fn enter_or_create(
@@ -119,6 +160,9 @@ impl Root {
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno).context(|| format!("open {path:?} in the root")),
         }
+        let path = &self
+            .follow(path)
+            .context(|| format!("resolve {path:?} in the root"))?;
         let (parent, name) = split(path)?;
         let dir = self.create_dir_all(parent, 0o755)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

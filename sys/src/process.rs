@@ -211,6 +211,19 @@ pub fn reset_signals() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// Has the usual signals to end end the process, which the first one of a pid namespace ignores without a handler.
+pub fn end_on_signals() {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: _exit(2) takes a number only, and may be called by a handler.
+        unsafe { libc::_exit(2) }
+    }
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        let handler = end as extern "C" fn(libc::c_int);
+        // SAFETY: the handler does nothing that a handler may not, and goes when a program is executed.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
 /// Closes every descriptor from 3 up that is not in `keep`.
 pub fn close_all_except(keep: &mut [RawFd]) -> Result<()> {
     if mutant::is(Mutant::LeakFds) {

@@ -68,6 +68,28 @@ pub fn set_io_priority(class: u32, priority: u32) -> Result<()> {
     }
 }
 
+/// Sets from which nodes the calling thread gets memory: the policy's number with its flags (`MPOL_*`).
+pub fn set_memory_policy(mode: u32, nodes: &[usize]) -> Result<()> {
+    const WORD: usize = usize::BITS as usize;
+    let mut mask = vec![0_usize; nodes.iter().max().map_or(0, |last| last / WORD + 1)];
+    for node in nodes {
+        mask[node / WORD] |= 1 << (node % WORD);
+    }
+    // The kernel takes one bit less than it is told of, and a null pointer for no nodes.
+    let (mask_at, bits) = match mask.is_empty() {
+        true => (std::ptr::null(), 0),
+        false => (mask.as_ptr(), mask.len() * WORD + 1),
+    };
+    // SAFETY: the kernel reads as many bits of the mask as it is told of, less one, and the mask outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask_at, bits) };
+    match result {
+        0 => Ok(()),
+        _ => {
+            Err(last_errno()).context(|| format!("set memory policy {mode:#x} of nodes {nodes:?}"))
+        }
+    }
+}
+
 /// Sets which kernel the calling process's programs believe to run on (`PER_*`).
 pub fn set_personality(persona: u32) -> Result<()> {
     // SAFETY: personality(2) takes a number only.
@@ -92,6 +114,17 @@ pub fn set_affinity(processors: &[usize]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_memory_policy_is_of_nodes_or_of_none() {
+        if !std::path::Path::new("/proc/self/numa_maps").exists() {
+            eprintln!("SKIP: the kernel knows no memory nodes");
+            return;
+        }
+        set_memory_policy(2, &[0]).unwrap();
+        set_memory_policy(0, &[0]).unwrap_err();
+        set_memory_policy(0, &[]).unwrap();
+    }
 
     #[test]
     fn what_is_set_is_what_the_kernel_has() {

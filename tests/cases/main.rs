@@ -17,6 +17,7 @@ mod podman;
 mod proxies;
 mod restart;
 mod runtime;
+mod runtime_edges;
 mod security;
 mod systemd;
 mod tidy;

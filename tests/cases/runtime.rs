@@ -529,7 +529,14 @@ fn runtime_cases_pass_on_control_groups_of_version_2() {
     }
     // The cases that start a machine of their own are not for within one.
     let skipped = ["--skip", IN_MACHINE, "--skip", "of_apparmor"];
-    vm::again(&[], &[&["runtime::", "security::"], &skipped[..]].concat());
+    vm::again(
+        &[],
+        &[
+            &["runtime::", "runtime_edges::", "security::"],
+            &skipped[..],
+        ]
+        .concat(),
+    );
 }
 
 #[test]

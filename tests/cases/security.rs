@@ -21,7 +21,7 @@ fn a_root_file_system_with_a_symlink_for_proc_is_refused() {
     symlink("/tmp", bundle.rootfs().join("proc")).expect("link");
     let refused = bundle.sh("true").refused();
     assert!(
-        refused.contains("must be an ordinary directory"),
+        refused.contains("must be mounted on ordinary directory"),
         "{refused}"
     );
 }

@@ -162,6 +162,19 @@ pub(super) fn relative(path: &Path) -> PathBuf {
     clean
 }
 
+/// Returns a path that is nowhere above where it starts.
+pub(super) fn below(path: &Path) -> Option<PathBuf> {
+    let mut depth = 0_usize;
+    for component in path.components() {
+        match component {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth = depth.checked_sub(1)?,
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(relative(path))
+}
+
 /// A mounted cgroup file system.
 struct CgroupMount<'a> {
     unified: bool,
@@ -308,6 +321,19 @@ mod tests {
         let error = host.paths(Path::new("/group")).unwrap_err();
         assert_eq!(error.to_string(), "mountpoint for devices not found");
         assert!(Host::parse(b"", b"").is_err());
+    }
+
+    #[test]
+    fn a_path_below_is_not_above() {
+        for (path, expected) in [
+            ("a/b", Some("a/b")),
+            ("/", Some("")),
+            ("a/../b", Some("b")),
+            ("..", None),
+            ("a/../../a", None),
+        ] {
+            assert_eq!(below(Path::new(path)).as_deref(), expected.map(Path::new));
+        }
     }
 
     #[test]

@@ -187,6 +187,26 @@ impl Cgroup {
         Entrance::open(&self.paths)
     }
 
+    /// Like [`entrance`](Self::entrance), but into groups below this one: for each controller, or for all if it has the
+    /// empty name, at its path.
+    pub fn entrance_below(&self, below: &[(String, PathBuf)]) -> Result<Entrance> {
+        let refuse = |message| Err(Error::new(Kind::InvalidArgument, message));
+        let mut paths = self.paths.clone();
+        for (controller, child) in below {
+            let Some(child) = hierarchy::below(child) else {
+                return refuse(format!("bad sub cgroup path: {}", child.display()));
+            };
+            if controller.is_empty() {
+                paths.values_mut().for_each(|path| path.push(&child));
+            } else if let Some(path) = paths.get_mut(controller) {
+                path.push(&child);
+            } else {
+                return refuse(format!("unknown controller {controller} of a sub cgroup"));
+            }
+        }
+        Entrance::open(&paths)
+    }
+
     /// Like [`entrance`](Self::entrance), but version 2 is entered where the process `pid` is, somewhere below.
     pub fn entrance_beside(&self, pid: i32) -> Result<Entrance> {
         let mut paths = self.paths.clone();
@@ -314,9 +334,7 @@ impl Cgroup {
 
     /// Joining a group that is not empty would mix two containers, and a frozen one would stop the new one for ever.
     fn refuse_occupied(&self) -> Result<()> {
-        if !self.exists() {
-            return Ok(());
-        }
+        // On v1 the group may be there in some hierarchies only.
         let pids = self.pids()?;
         if !pids.is_empty() {
             return Err(Error::new(

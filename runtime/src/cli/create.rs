@@ -21,6 +21,9 @@ pub(super) struct Common {
     /// File that gets the number of the first process
     #[arg(long)]
     pub pid_file: Option<PathBuf>,
+    /// Socket that gets a descriptor of the first process
+    #[arg(long)]
+    pub pidfd_socket: Option<PathBuf>,
     /// Move the root file system over "/" instead of pivoting
     #[arg(long)]
     pub no_pivot: bool,
@@ -43,13 +46,15 @@ pub(super) struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
     let common = &args.common;
     let options = common.options(global)?;
-    let (container, process) = Container::create(&options)?;
-    if let Some(master) = process.console {
-        let sent = foreground::send_console(common.console_socket.as_deref(), master);
-        if let Err(error) = sent {
-            container.delete(true)?;
-            return Err(error);
-        }
+    let (container, mut process) = Container::create(&options)?;
+    let console = process.console.take();
+    let sent = foreground::send_pidfd(common.pidfd_socket.as_deref(), &process).and_then(|()| {
+        let socket = common.console_socket.as_deref();
+        console.map_or(Ok(()), |master| foreground::send_console(socket, master))
+    });
+    if let Err(error) = sent {
+        container.delete(true)?;
+        return Err(error);
     }
     Ok(0)
 }
@@ -59,10 +64,10 @@ impl Common {
     pub fn options(&self, global: &Global) -> Result<CreateOptions> {
         let bundle = std::path::absolute(&self.bundle)
             .context(|| format!("resolve bundle {:?}", self.bundle))?;
-        let terminal = spec::load(&bundle)?
-            .process()
-            .as_ref()
-            .is_some_and(|process| process.terminal() == Some(true));
+        let spec = spec::load(&bundle)?;
+        let process = spec.process().as_ref();
+        global.warn(process);
+        let terminal = process.is_some_and(|process| process.terminal() == Some(true));
         let listen_fds = listen_fds();
         Ok(CreateOptions {
             io: if terminal { Io::Console } else { Io::Inherit },

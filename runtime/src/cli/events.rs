@@ -1,10 +1,15 @@
 //! `events`: prints what a container uses.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use runtime::Status;
+use runtime::cgroup::OomWatch;
 use runtime::cgroup::stats::{Pids, Stats, v1, v2};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
-use sys::Result;
+use sys::{Context, Error, Kind, Result};
 
 use super::Global;
 
@@ -13,7 +18,7 @@ use super::Global;
 pub(super) struct Args {
     /// Name of the container
     id: String,
-    /// Seconds between two prints
+    /// Time between two prints, such as 5s or 100ms
     #[arg(long, default_value = "5s")]
     interval: String,
     /// Print once and end
@@ -21,18 +26,95 @@ pub(super) struct Args {
     stats: bool,
 }
 
+/// A line, with its members in runc's order.
+#[derive(Debug, Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    data: Value,
+}
+
 /// Prints statistics until the container has ended, or once.
 pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
+    let interval = parse_duration(&args.interval)?;
     let container = global.load(&args.id)?;
-    let seconds = args.interval.trim_end_matches('s').parse().unwrap_or(5);
+    // A host without the memory controller has nothing to tell.
+    let mut watch = container.cgroup().oom_watch().ok();
     loop {
-        let stats = container.stats()?;
-        let event = json!({ "type": "stats", "id": args.id, "data": data(&stats) });
-        println!("{event}");
-        if args.stats || container.status()? == runtime::Status::Stopped {
+        let stats = match container.stats() {
+            // It ended meanwhile.
+            Err(_) if !args.stats && container.status()? == Status::Stopped => return Ok(0),
+            stats => stats?,
+        };
+        let event = Event {
+            kind: "stats",
+            id: &args.id,
+            data: data(&stats),
+        };
+        let line = serde_json::to_string(&event)
+            .map_err(|error| Error::other("encode the statistics", error))?;
+        println!("{line}");
+        if args.stats || container.status()? == Status::Stopped {
             return Ok(0);
         }
-        std::thread::sleep(Duration::from_secs(seconds));
+        wait(&mut watch, interval, &args.id)?;
+    }
+}
+
+/// Waits for the time of the next print; says meanwhile when the kernel kills for want of memory.
+fn wait(watch: &mut Option<OomWatch>, interval: Duration, id: &str) -> Result<()> {
+    let Some(watch) = watch else {
+        std::thread::sleep(interval);
+        return Ok(());
+    };
+    let end = Instant::now() + interval;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left)
+            .map_err(|error| Error::other("wait for the next print", error))?;
+        match poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Ok(_) => {
+                if watch.take()? {
+                    println!("{{\"type\":\"oom\",\"id\":\"{id}\"}}");
+                }
+            }
+            Err(errno) => return Err(errno).context(|| "wait for events"),
+        }
+    }
+}
+
+/// Parses a time as Go prints it: numbers, each with its unit.
+fn parse_duration(text: &str) -> Result<Duration> {
+    let invalid = || Error::new(Kind::InvalidArgument, format!("invalid duration {text:?}"));
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let (number, after) = rest.split_at(digits.ok_or_else(invalid)?);
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, after) = after.split_at(end.unwrap_or(after.len()));
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(invalid()),
+        };
+        let number: f64 = number.parse().map_err(|_| invalid())?;
+        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| invalid())?;
+        rest = after;
+    }
+    match total.is_zero() {
+        true => Err(Error::new(
+            Kind::InvalidArgument,
+            "duration interval must be greater than 0",
+        )),
+        false => Ok(total),
     }
 }
 
@@ -160,4 +242,20 @@ fn entries(entries: &[v1::BlkioEntry]) -> Vec<Value> {
         })
     });
     entries.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_as_go_has_it() {
+        for (text, milliseconds) in [("5s", 5000), ("100ms", 100), ("1m0.5s", 60_500)] {
+            let parsed = parse_duration(text).unwrap();
+            assert_eq!(parsed, Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in ["", "0s", "5", "s", "1x", "-1s"] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+    }
 }

@@ -56,6 +56,12 @@ pub(super) struct Args {
     /// Allow the container to be paused; the process runs once it is resumed
     #[arg(long)]
     ignore_paused: bool,
+    /// Control group below the container's: PATH, or CONTROLLER[,CONTROLLER...]:PATH
+    #[arg(long)]
+    cgroup: Vec<String>,
+    /// Socket that gets a descriptor of the process
+    #[arg(long)]
+    pidfd_socket: Option<PathBuf>,
     /// SELinux label of the process
     #[arg(long)]
     process_label: Option<String>,
@@ -80,10 +86,13 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
         io,
         pid_file: args.pid_file.clone(),
         preserve_fds: args.preserve_fds,
+        cgroups: groups_below(&args.cgroup)?,
         ignore_paused: args.ignore_paused,
         ..ExecOptions::new(process)
     };
+    global.warn(Some(&options.process));
     let mut process = container.exec(&options)?;
+    foreground::send_pidfd(args.pidfd_socket.as_deref(), &process)?;
     let socket = args.console_socket.as_deref();
     let foreground = foreground::Foreground::prepare(&mut process, socket, args.detach)?;
     if args.detach {
@@ -165,9 +174,45 @@ impl Args {
         all.set_bounding(with(all.bounding()));
         all.set_effective(with(all.effective()));
         all.set_permitted(with(all.permitted()));
+        // One that is not inheritable, which flags cannot make it, could not be ambient.
+        if all.inheritable().is_some() {
+            all.set_ambient(with(all.ambient()));
+        }
         process.set_capabilities(Some(all));
         Ok(())
     }
+}
+
+/// Splits control groups at the colon after the names of controllers.
+fn groups_below(all: &[String]) -> Result<Vec<(String, PathBuf)>> {
+    let mut groups: Vec<(String, PathBuf)> = Vec::new();
+    for text in all {
+        let Some((controllers, path)) = text.split_once(':') else {
+            if all.len() > 1 {
+                let message = "(missing <controller>: prefix)";
+                return Err(invalid(&format!(
+                    "invalid --cgroup argument: {text} {message}"
+                )));
+            }
+            return Ok(vec![(String::new(), text.into())]);
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                let message = "(empty <controller> prefix)";
+                return Err(invalid(&format!(
+                    "invalid --cgroup argument: {text} {message}"
+                )));
+            }
+            if groups.iter().any(|(other, _)| other == controller) {
+                let message = "specified multiple times";
+                return Err(invalid(&format!(
+                    "invalid --cgroup argument(s): controller {controller} {message}"
+                )));
+            }
+            groups.push((controller.to_string(), path.into()));
+        }
+    }
+    Ok(groups)
 }
 
 fn no_capabilities() -> LinuxCapabilities {
@@ -199,6 +244,27 @@ fn invalid(message: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_named_for_all_controllers_or_for_each() {
+        let groups = |all: &[&str]| {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            groups_below(&all).map_err(|error| error.to_string())
+        };
+        assert_eq!(groups(&["a/b"]), Ok(vec![(String::new(), "a/b".into())]));
+        let pair = |name: &str, path: &str| (name.to_string(), PathBuf::from(path));
+        assert_eq!(
+            groups(&["cpu,pids:a", "memory:b"]),
+            Ok(vec![
+                pair("cpu", "a"),
+                pair("pids", "a"),
+                pair("memory", "b")
+            ])
+        );
+        for wrong in [&["a", "b"][..], &[":a"], &["cpu:a", "cpu:b"]] {
+            assert!(groups(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn odd_users_are_refused() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use runtime::{Io, Process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 use sys::process::Exit;
 use sys::signals::Signals;
 use sys::{Context, Error, Kind, Result, fdpass};
@@ -53,6 +53,16 @@ pub(super) fn send_console(socket: Option<&Path>, master: OwnedFd) -> Result<()>
     let socket = fdpass::connect(path)?;
     fdpass::send(&socket, b"/dev/pts/ptmx", Some(master.as_fd()))
         .context(|| format!("send the terminal to {path:?}"))
+}
+
+/// Sends a descriptor of the process to who listens at a socket.
+pub(super) fn send_pidfd(socket: Option<&Path>, process: &Process) -> Result<()> {
+    let Some(path) = socket else {
+        return Ok(());
+    };
+    let socket = fdpass::connect(path)?;
+    fdpass::send(&socket, b"pidfd", Some(process.pidfd.as_fd()))
+        .context(|| format!("send the process's descriptor to {path:?}"))
 }
 
 impl Foreground {
@@ -131,6 +141,7 @@ fn pass_signals(signals: &Signals, process: &Process, terminal: Option<&Terminal
 
 impl Terminal {
     fn take(master: OwnedFd) -> Result<Self> {
+        keep_newlines(&master)?;
         let stdin = rustix::stdio::stdin();
         let before = match rustix::termios::tcgetattr(stdin) {
             Ok(before) => {
@@ -189,6 +200,16 @@ impl Drop for Terminal {
             let _ = rustix::termios::tcsetattr(stdin, OptionalActions::Now, before);
         }
     }
+}
+
+/// Has the process's terminal print newlines as they are: the caller's own adds what its line discipline is to add.
+fn keep_newlines(master: &OwnedFd) -> Result<()> {
+    rustix::termios::tcgetattr(master)
+        .and_then(|mut attributes| {
+            attributes.output_modes.remove(OutputModes::ONLCR);
+            rustix::termios::tcsetattr(master, OptionalActions::Now, &attributes)
+        })
+        .context(|| "set up the process's terminal")
 }
 
 /// Copies what is there; false at the end or when nobody takes it.

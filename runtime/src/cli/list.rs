@@ -1,8 +1,10 @@
 //! `list`: prints the containers of the state folder.
 
-use sys::{Error, Result};
+use std::path::Path;
 
-use super::Global;
+use sys::{Context, Error, Result};
+
+use super::{DEFAULT_ROOT, Global};
 
 /// Flags of `list`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,10 @@ pub(super) enum Format {
 
 /// Prints the containers.
 pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
+    // The default one appears with the first container; another one that is not there is a mistake.
+    if global.root != Path::new(DEFAULT_ROOT) {
+        std::fs::metadata(&global.root).context(|| format!("open {:?}", global.root))?;
+    }
     let containers = runtime::list(&global.root)?;
     let states = containers
         .iter()

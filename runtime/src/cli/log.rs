@@ -42,6 +42,15 @@ impl Log {
             eprint!("{line}");
         }
     }
+
+    /// Tells of what will not be as it was asked for.
+    pub fn warning(&self, message: &str) {
+        let line = line(self.format, "warning", message);
+        match self.file.as_ref() {
+            Some(mut file) => drop(file.write_all(line.as_bytes())),
+            None => eprint!("{line}"),
+        }
+    }
 }
 
 fn line(format: Format, level: &str, message: &str) -> String {

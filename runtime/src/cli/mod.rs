@@ -15,21 +15,38 @@ mod run;
 mod spec;
 mod start;
 mod state;
+mod unsupported;
 mod update;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ContextKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use runtime::Container;
+use runtime::oci_spec::runtime::Process;
 use sys::{Error, Result};
 
 use log::{Format, Log};
 
-/// An OCI runtime: it runs containers from bundles.
+/// The folder for the state of containers where none is named.
+const DEFAULT_ROOT: &str = "/run/corten-runtime";
+
+/// The program's own name.
+const NAME: &str = "corten-runtime";
+
+/// What help looks like after the name.
+const HELP: &str = " - {about}\n\nUSAGE:\n   {usage}\n\n{all-args}\n";
+
+/// The exit code for a command that there is not.
+const NO_SUCH_COMMAND: u8 = 3;
+
+/// Open Container Initiative runtime
+///
+/// It runs containers from bundles.
 #[derive(Debug, Parser)]
 #[command(
-    name = "corten-runtime",
+    name = NAME,
     disable_version_flag = true,
     arg_required_else_help = true
 )]
@@ -47,7 +64,7 @@ struct Args {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Folder for the state of containers; should be on a tmpfs
-    #[arg(long, default_value = "/run/corten-runtime")]
+    #[arg(long, default_value = DEFAULT_ROOT)]
     root: PathBuf,
     /// File that gets errors and, with --debug, steps
     #[arg(long)]
@@ -71,6 +88,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a running container to disk (not supported)
+    Checkpoint(unsupported::Args),
     /// Create a container
     Create(create::Args),
     /// Delete a container
@@ -89,6 +108,8 @@ enum Command {
     Pause(pause::Args),
     /// List the processes of a container
     Ps(ps::Args),
+    /// Run a container that was written to disk (not supported)
+    Restore(unsupported::Args),
     /// Thaw all processes of a container
     Resume(pause::Args),
     /// Create and start a container, and wait for it
@@ -103,11 +124,32 @@ enum Command {
     Update(update::Args),
 }
 
+/// Returns the command line, with help in the form of runc's, which scripts look into.
+fn command() -> clap::Command {
+    // runc's callers may have it by that name.
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let name = program.as_deref().and_then(Path::file_name);
+    let name = name.map_or(NAME.into(), |name| name.to_string_lossy().into_owned());
+    Args::command()
+        .help_template(format!("NAME:\n   {name}{HELP}"))
+        .mut_subcommands(|command| {
+            let template = format!("NAME:\n   {name} {}{HELP}", command.get_name());
+            command.help_template(template)
+        })
+}
+
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Args::from_arg_matches(&matches));
+    let args = match parsed {
         Ok(args) => args,
         Err(error) => {
+            if let Some(name) = error.get(ContextKind::InvalidSubcommand) {
+                eprintln!("No help topic for '{name}'");
+                return ExitCode::from(NO_SUCH_COMMAND);
+            }
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
         }
@@ -141,6 +183,7 @@ pub(crate) fn main() -> ExitCode {
 impl Command {
     fn run(&self, global: &Global) -> Result<u8> {
         match self {
+            Self::Checkpoint(_) => unsupported::run("checkpoint"),
             Self::Create(args) => create::run(global, args),
             Self::Delete(args) => delete::run(global, args),
             Self::Events(args) => events::run(global, args),
@@ -150,6 +193,7 @@ impl Command {
             Self::List(args) => list::run(global, args),
             Self::Pause(args) => pause::pause(global, args),
             Self::Ps(args) => ps::run(global, args),
+            Self::Restore(_) => unsupported::run("restore"),
             Self::Resume(args) => pause::resume(global, args),
             Self::Run(args) => run::run(global, args),
             Self::Spec(args) => spec::run(args),
@@ -179,8 +223,37 @@ impl Command {
 }
 
 impl Global {
+    /// Tells of what of a process will not be as it says.
+    fn warn(&self, process: Option<&Process>) {
+        for warning in process.into_iter().flat_map(runtime::spec::warnings) {
+            Log::new(self).warning(&warning);
+        }
+    }
+
     /// Loads the container of this name.
     fn load(&self, id: &str) -> Result<Container> {
         Container::load(&self.root, id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_has_the_form_of_runcs() {
+        let help = command().render_help().to_string();
+        assert!(help.starts_with("NAME:\n   "), "{help}");
+        assert!(
+            help.contains(" - Open Container Initiative runtime\n"),
+            "{help}"
+        );
+        let error = command()
+            .try_get_matches_from(["runc", "exec", "-h"])
+            .unwrap_err();
+        assert!(
+            error.to_string().contains(" exec - Run a further"),
+            "{error}"
+        );
     }
 }

@@ -37,7 +37,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
     }
     let (container, mut process) = Container::create(&options)?;
     let socket = common.console_socket.as_deref();
-    let started = foreground::Foreground::prepare(&mut process, socket, args.detach)
+    let started = foreground::send_pidfd(common.pidfd_socket.as_deref(), &process)
+        .and_then(|()| foreground::Foreground::prepare(&mut process, socket, args.detach))
         .and_then(|foreground| container.start().map(|()| foreground));
     let foreground = match started {
         Ok(foreground) => foreground,

@@ -12,19 +12,19 @@ pub(super) struct Args {
     /// Folder in which config.json is written
     #[arg(short, long, default_value = ".")]
     bundle: PathBuf,
-    /// Write a configuration for an ordinary user (not supported)
+    /// Write a configuration for an ordinary user
     #[arg(long)]
     rootless: bool,
 }
 
 /// Writes `config.json`, unless there is one.
 pub(super) fn run(args: &Args) -> Result<u8> {
-    if args.rootless {
-        let message = "configurations for ordinary users are not supported";
-        return Err(Error::new(Kind::Unimplemented, message));
-    }
+    let config = match args.rootless {
+        true => defaults::rootless_config(),
+        false => defaults::config(),
+    };
     let path = args.bundle.join("config.json");
-    let text = serde_json::to_string_pretty(&defaults::config())
+    let text = serde_json::to_string_pretty(&config)
         .map_err(|error| Error::other("encode the configuration", error))?;
     let mut file = match std::fs::File::create_new(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

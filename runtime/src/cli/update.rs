@@ -38,24 +38,49 @@ pub(super) struct Args {
     /// Weight of CPU time
     #[arg(long, visible_alias = "cpu-shares")]
     cpu_share: Option<u64>,
+    /// 1 for processes that get only what nobody else wants, 0 for others
+    #[arg(long, allow_hyphen_values = true)]
+    cpu_idle: Option<i64>,
     /// CPUs to use
     #[arg(long)]
     cpuset_cpus: Option<String>,
     /// Memory nodes to use
     #[arg(long)]
     cpuset_mems: Option<String>,
-    /// Memory limit in bytes
-    #[arg(long, allow_hyphen_values = true)]
+    /// Memory limit in bytes, or with a unit such as M
+    #[arg(long, allow_hyphen_values = true, value_parser = bytes)]
     memory: Option<i64>,
-    /// Soft memory limit in bytes
-    #[arg(long, allow_hyphen_values = true)]
+    /// Soft memory limit
+    #[arg(long, allow_hyphen_values = true, value_parser = bytes)]
     memory_reservation: Option<i64>,
-    /// Limit of memory and swap in bytes
-    #[arg(long, allow_hyphen_values = true)]
+    /// Limit of memory and swap
+    #[arg(long, allow_hyphen_values = true, value_parser = bytes)]
     memory_swap: Option<i64>,
     /// Limit of processes
     #[arg(long, allow_hyphen_values = true)]
     pids_limit: Option<i64>,
+}
+
+/// Parses a number of bytes, with a unit of which each is 1024 of the one before; -1 is without limit.
+fn bytes(text: &str) -> Result<i64, String> {
+    let invalid = || format!("invalid size: {text:?}");
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let lower = text.to_lowercase();
+    let plain = lower.strip_suffix('b').unwrap_or(&lower);
+    let plain = plain.strip_suffix('i').unwrap_or(plain);
+    let unit = |letter: char| "kmgtp".find(letter);
+    let (number, power) = match plain.chars().last().and_then(unit) {
+        Some(at) => (&plain[..plain.len() - 1], at as u32 + 1),
+        None => (plain, 0),
+    };
+    let value: f64 = number.trim().parse().map_err(|_| invalid())?;
+    let value = value * 1024_f64.powi(power as i32);
+    match (0.0..i64::MAX as f64).contains(&value) {
+        true => Ok(value as i64),
+        false => Err(invalid()),
+    }
 }
 
 /// Changes limits.
@@ -84,7 +109,7 @@ impl Args {
         let cpu = json!({
             "shares": self.cpu_share, "quota": self.cpu_quota, "period": self.cpu_period,
             "burst": self.cpu_burst, "realtimeRuntime": self.cpu_rt_runtime,
-            "realtimePeriod": self.cpu_rt_period, "cpus": self.cpuset_cpus,
+            "realtimePeriod": self.cpu_rt_period, "idle": self.cpu_idle, "cpus": self.cpuset_cpus,
             "mems": self.cpuset_mems,
         });
         let memory = json!({
@@ -106,5 +131,27 @@ impl Args {
         }
         serde_json::from_value(Value::Object(resources))
             .map_err(|error| Error::other("read limits from the command line", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, value) in [
+            ("-1", -1),
+            ("0", 0),
+            ("1024", 1024),
+            ("50M", 50 << 20),
+            ("1.5g", 3 << 29),
+            ("2KiB", 2048),
+        ] {
+            assert_eq!(bytes(text), Ok(value), "{text}");
+        }
+        for text in ["", "M", "-2", "1x", "nan", "9999999P"] {
+            assert!(bytes(text).is_err(), "{text:?}");
+        }
     }
 }

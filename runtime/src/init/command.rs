@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use oci_spec::runtime::Process;
-use rustix::fs::{Access, FileType};
+use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use sys::{Error, Kind, Result};
 
@@ -32,6 +32,13 @@ pub(crate) struct Command {
 pub(crate) struct Found {
     path: CString,
     env: Vec<CString>,
+}
+
+impl Found {
+    /// Returns the environment that the program gets.
+    pub fn env(&self) -> &[CString] {
+        &self.env
+    }
 }
 
 impl Command {
@@ -100,10 +107,8 @@ impl Command {
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
             return Err(Errno::ISDIR);
         }
-        rustix::fs::access(&path, Access::EXEC_OK)?;
-        if stat.st_mode & 0o111 == 0 {
-            return Err(Errno::ACCESS);
-        }
+        // With the rights that the kernel will look at: those of the effective user and its capabilities.
+        rustix::fs::accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS)?;
         Ok(path)
     }
 

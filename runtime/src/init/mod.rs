@@ -45,7 +45,7 @@ use crate::seccomp::Program;
 use crate::state::State;
 use crate::sync::Made;
 
-pub(crate) use command::Command;
+pub(crate) use command::{Command, Found};
 pub(crate) use identity::Identity;
 pub(crate) use labels::Labels;
 pub(crate) use namespaces::Namespaces;
@@ -166,6 +166,7 @@ fn settle(plan: &Plan<'_>, keep: &mut Vec<RawFd>) -> Result<()> {
     keep.extend((0..plan.preserve_fds as RawFd).map(|fd| fd + 3));
     sys::process::close_all_except(keep)?;
     sys::process::reset_signals();
+    sys::process::end_on_signals();
     if rustix::process::geteuid().is_root() {
         sys::process::hide()?;
     }

@@ -1,22 +1,29 @@
 //! How a process's programs are scheduled, and which kernel they see.
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag as Flag,
-    LinuxSchedulerPolicy as Policy, Process, Scheduler, Spec,
+    IOPriorityClass, LinuxMemoryPolicy, LinuxPersonalityDomain, LinuxSchedulerFlag as Flag,
+    LinuxSchedulerPolicy as Policy, MemoryPolicyFlagType as MemoryFlag,
+    MemoryPolicyModeType as MemoryMode, Process, Scheduler, Spec,
 };
+use rustix::io::Errno;
 use sys::schedule::{self, Attributes};
 use sys::{Error, Kind, Result};
+
+use crate::spec::{NUMBER_MAX, memory_nodes, numbers};
 
 /// The kernel's number of the personality of 32 bits.
 const PER_LINUX32: u32 = 8;
 
-/// The highest processor number that is looked at.
-const PROCESSORS_MAX: usize = 1024;
-
 /// Sets scheduler, I/O priority and personality, while the process still has the rights that these may need.
 pub(super) fn apply(process: &Process, spec: &Spec) -> Result<()> {
     if let Some(scheduler) = process.scheduler() {
-        schedule::set_scheduler(&attributes(scheduler)?)?;
+        schedule::set_scheduler(&attributes(scheduler)?).map_err(|error| {
+            match error.errno() == Some(Errno::PERM) && has_processors(spec) {
+                // The kernel guarantees deadlines only to who may run everywhere.
+                true => error.context("process scheduler can't be used together with AllowedCPUs"),
+                false => error,
+            }
+        })?;
     }
     if let Some(priority) = process.io_priority() {
         let class = match priority.class() {
@@ -32,6 +39,9 @@ pub(super) fn apply(process: &Process, spec: &Spec) -> Result<()> {
         schedule::set_io_priority(class, level)?;
     }
     let linux = spec.linux().as_ref();
+    if let Some(policy) = linux.and_then(|linux| linux.memory_policy().as_ref()) {
+        set_memory_policy(policy)?;
+    }
     match linux.and_then(|linux| linux.personality().as_ref()) {
         Some(persona) => match persona.domain() {
             LinuxPersonalityDomain::PerLinux => schedule::set_personality(0),
@@ -41,12 +51,51 @@ pub(super) fn apply(process: &Process, spec: &Spec) -> Result<()> {
     }
 }
 
+/// Sets from which nodes the process gets memory.
+fn set_memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
+    let mode = match policy.mode() {
+        MemoryMode::MpolDefault => 0,
+        MemoryMode::MpolPreferred => 1,
+        MemoryMode::MpolBind => 2,
+        MemoryMode::MpolInterleave => 3,
+        MemoryMode::MpolLocal => 4,
+        MemoryMode::MpolPreferredMany => 5,
+        MemoryMode::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().map(|flag| match flag {
+        MemoryFlag::MpolFStaticNodes => 1 << 15,
+        MemoryFlag::MpolFRelativeNodes => 1 << 14,
+        MemoryFlag::MpolFNumaBalancing => 1 << 13,
+    });
+    let mode = flags.fold(mode, |all, flag| all | flag);
+    schedule::set_memory_policy(mode, &memory_nodes(policy)?)
+}
+
+/// Tells whether the container may run on some processors only.
+fn has_processors(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    cpu.is_some_and(|cpu| cpu.cpus().as_ref().is_some_and(|cpus| !cpus.is_empty()))
+}
+
 /// Lets a further process run only on processors of a list such as `0-3,7`.
 pub(super) fn set_affinity(list: Option<&str>) -> Result<()> {
     match list {
-        Some(list) if !list.is_empty() => schedule::set_affinity(&processors(list)?),
+        Some(list) if !list.is_empty() => {
+            let processors = numbers(list).ok_or_else(|| {
+                let message = format!("invalid CPU list {list:?}");
+                Error::new(Kind::InvalidArgument, message)
+            })?;
+            schedule::set_affinity(&processors)
+        }
         _ => Ok(()),
     }
+}
+
+/// Lets a process run on all processors that its control group has, whatever those of its maker are.
+pub(super) fn use_all_processors() -> Result<()> {
+    schedule::set_affinity(&(0..=NUMBER_MAX).collect::<Vec<_>>())
 }
 
 fn attributes(scheduler: &Scheduler) -> Result<Attributes> {
@@ -82,34 +131,4 @@ fn attributes(scheduler: &Scheduler) -> Result<Attributes> {
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
     })
-}
-
-fn processors(list: &str) -> Result<Vec<usize>> {
-    let parse = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        (first <= last && last < PROCESSORS_MAX).then_some(first..=last)
-    };
-    let mut all = Vec::new();
-    for part in list.split(',').map(str::trim) {
-        let range = parse(part).ok_or_else(|| {
-            let message = format!("invalid CPU list {list:?}");
-            Error::new(Kind::InvalidArgument, message)
-        })?;
-        all.extend(range);
-    }
-    Ok(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_processors_are_ranges_and_numbers() {
-        assert_eq!(processors("0-2,7").unwrap(), [0, 1, 2, 7]);
-        for list in ["", "a", "3-1", "1-", "0-99999999", "-1"] {
-            assert!(processors(list).is_err(), "{list:?}");
-        }
-    }
 }

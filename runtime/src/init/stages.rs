@@ -15,6 +15,7 @@ use sys::{Context, Error, Kind, Result, namespace};
 
 use super::command::Found;
 use super::{InitPlan, Plan, Stdio, schedule};
+use crate::spec::has_clocks;
 use crate::{rootfs, wording};
 
 /// A first process that is in its namespaces.
@@ -53,6 +54,7 @@ impl<'a> Namespaced<'a> {
             plan.sync.wait()?;
         }
         plan.entrance.enter()?;
+        schedule::use_all_processors()?;
         let namespaces = &plan.namespaces;
         if namespaces.makes(LinuxNamespaceType::User) {
             become_root()?;
@@ -65,7 +67,10 @@ impl<'a> Namespaced<'a> {
             namespace::unshare(namespaces.own).context(|| "make namespaces from within")?;
         }
         plan.close_ways_in()?;
-        set_clocks(plan)?;
+        if has_clocks(plan.spec) {
+            // Only the maker may write them: this process is hidden even from the root of its user namespace.
+            plan.sync.clocks()?;
+        }
         sys::process::hide()?;
         join_keyring(plan)?;
         if namespaces.makes(LinuxNamespaceType::Network) {
@@ -103,7 +108,7 @@ impl<'a> Mounted<'a> {
     pub fn pivot(self) -> Result<Rooted<'a>> {
         let Self { init, root } = self;
         let plan = &init.plan;
-        init.run_hooks_before_pivot()?;
+        init.run_hooks_before_pivot(&root)?;
         if matches!(plan.io, Stdio::Console) {
             take_console(plan, &root, true)?;
         }
@@ -142,7 +147,11 @@ impl<'a> Joined<'a> {
         let affinity = plan.process.exec_cpu_affinity().as_ref();
         schedule::set_affinity(affinity.and_then(|cpus| cpus.initial().as_deref()))?;
         plan.entrance.enter()?;
-        schedule::set_affinity(affinity.and_then(|cpus| cpus.cpu_affinity_final().as_deref()))?;
+        match affinity.and_then(|cpus| cpus.cpu_affinity_final().as_deref()) {
+            Some(list) => schedule::set_affinity(Some(list))?,
+            None if affinity.is_none() => schedule::use_all_processors()?,
+            None => {}
+        }
         plan.namespaces.enter()?;
         plan.close_ways_in()?;
         if plan.namespaces.joins(LinuxNamespaceType::User) {
@@ -176,7 +185,9 @@ impl<'a> Dropped<'a> {
         if let Some(init) = init {
             plan.sync.ready()?;
             wait_at(&init.gate)?;
-            init.run_start_hooks()?;
+            verify_cwd()?;
+            plan.install_seccomp(Moment::Last)?;
+            init.run_start_hooks(&found)?;
         }
         Ok(Started { plan, found })
     }
@@ -184,6 +195,8 @@ impl<'a> Dropped<'a> {
     /// Goes on without waiting.
     pub fn go(self) -> Result<Started<'a>> {
         self.plan.install_seccomp(Moment::Heard)?;
+        verify_cwd()?;
+        self.plan.install_seccomp(Moment::Last)?;
         Ok(Started {
             plan: self.plan,
             found: self.found,
@@ -194,18 +207,7 @@ impl<'a> Dropped<'a> {
 impl Started<'_> {
     /// Runs the program; returns only why it could not.
     pub fn execute(self) -> Error {
-        let Self { plan, found } = self;
-        if let Err(error) = verify_cwd() {
-            return error;
-        }
-        if let Err(error) = sys::process::close_on_exec_from(3 + plan.preserve_fds) {
-            return error;
-        }
-        // Last of all: what comes before may be what the profile forbids.
-        if let Err(error) = plan.install_seccomp(Moment::Last) {
-            return error;
-        }
-        plan.command.execute(&found)
+        self.plan.command.execute(&self.found)
     }
 }
 
@@ -216,7 +218,8 @@ enum Moment {
     Privileged,
     /// While the maker still listens, whom a profile that notifies needs to hand its listener to.
     Heard,
-    /// Right before the program is executed: what comes earlier may be what the profile forbids.
+    /// Right before the program, and the hooks before it, are executed: what comes earlier may be what the profile
+    /// forbids.
     Last,
 }
 
@@ -260,21 +263,6 @@ fn join_keyring(plan: &Plan<'_>) -> Result<()> {
         // A kernel without keyrings has none that could leak.
         Ok(()) | Err(Errno::NOSYS) => Ok(()),
         Err(errno) => Err(errno).context(|| format!("join session keyring {name:?}")),
-    }
-}
-
-/// Sets the clocks of a new time namespace, which the process enters as it executes its program.
-fn set_clocks(plan: &Plan<'_>) -> Result<()> {
-    let linux = plan.spec.linux().as_ref();
-    let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
-    let mut text = String::new();
-    for (clock, offset) in offsets.into_iter().flatten() {
-        let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
-        text.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
-    }
-    match text.is_empty() {
-        true => Ok(()),
-        false => plan.procfs.write("self/timens_offsets", text.as_bytes()),
     }
 }
 
@@ -330,6 +318,8 @@ fn drop_privileges(plan: &Plan<'_>) -> Result<Found> {
     schedule::apply(plan.process, plan.spec)?;
     identity.limit()?;
     identity.own_stdio()?;
+    // Here and no later: the profile may forbid it. All that is opened from now on closes on exec by itself.
+    sys::process::close_on_exec_from(3 + plan.preserve_fds)?;
     plan.install_seccomp(Moment::Privileged)?;
     let cwd = plan.process.cwd();
     // A folder that only root can enter, or one that only the user can, are both fine.

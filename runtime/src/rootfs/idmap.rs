@@ -2,12 +2,10 @@
 //! disk, which only the creator may make, and in a user namespace all others, whose sources may be in folders that the
 //! namespace's users cannot enter.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
-use rustix::fs::CWD;
 use rustix::mount::MountPropagationFlags;
 use sys::attach::{self, Change};
 use sys::procfs::Procfs;
@@ -25,6 +23,9 @@ pub(crate) struct BindTrees(Vec<Option<Tree>>);
 pub(crate) enum Tree {
     /// With owners that are not those on disk.
     Mapped(OwnedFd),
+    /// Only the maps, as a user namespace, for a process that has the rights to make the tree itself, when what is
+    /// mounted before is in its source.
+    Maps { userns: OwnedFd, recursive: bool },
     /// As it is: for a process that cannot reach the source itself.
     Plain(OwnedFd),
 }
@@ -36,12 +37,8 @@ impl BindTrees {
         let mut trees = Vec::new();
         for (at, mount) in spec.mounts().iter().flatten().enumerate() {
             let tree = match maps(mount, spec)? {
-                Some(maps) => {
-                    let tree = tree(mount, bundle, &maps, procfs);
-                    let tree =
-                        tree.context(|| format!("map ids of mount {:?}", mount.destination()))?;
-                    Tree::Mapped(tree)
-                }
+                Some(maps) => mapped(mount, bundle, &maps, procfs, has_users)
+                    .context(|| format!("map ids of mount {:?}", mount.destination()))?,
                 // What is wrong with a source is said by the process that mounts it.
                 None if has_users && mounts::is_bind(mount) => match plain(mount, bundle) {
                     Ok(tree) => Tree::Plain(tree),
@@ -65,6 +62,7 @@ impl BindTrees {
         let trees = self.0.iter().flatten();
         trees.map(|tree| match tree {
             Tree::Mapped(tree) | Tree::Plain(tree) => tree,
+            Tree::Maps { userns, .. } => userns,
         })
     }
 }
@@ -112,17 +110,9 @@ pub(crate) fn text(maps: &[LinuxIdMapping]) -> String {
     lines.collect()
 }
 
-fn clone(mount: &Mount, bundle: &Path) -> Result<OwnedFd> {
-    let source = bundle.join(mount.source().as_deref().unwrap_or(Path::new("")));
-    let path = CString::new(source.as_os_str().as_encoded_bytes())
-        .map_err(|_| Error::new(Kind::InvalidArgument, "the source has a NUL byte"))?;
-    attach::clone_tree(CWD, &path, mounts::is_recursive(mount))
-        .context(|| format!("clone mount of {source:?}"))
-}
-
 /// Clones a source; what is mounted in the container never reaches the host, as if it had been cloned there.
 fn plain(mount: &Mount, bundle: &Path) -> Result<OwnedFd> {
-    let tree = clone(mount, bundle)?;
+    let tree = mounts::clone_source(bundle, mount)?;
     let change = Change {
         propagation: u64::from(MountPropagationFlags::DOWNSTREAM.bits()),
         recursive: true,
@@ -132,15 +122,40 @@ fn plain(mount: &Mount, bundle: &Path) -> Result<OwnedFd> {
     Ok(tree)
 }
 
-fn tree(mount: &Mount, bundle: &Path, maps: &Maps, procfs: &Procfs) -> Result<OwnedFd> {
-    let tree = clone(mount, bundle)?;
-    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+fn mapped(
+    mount: &Mount,
+    bundle: &Path,
+    maps: &Maps,
+    procfs: &Procfs,
+    has_users: bool,
+) -> Result<Tree> {
+    let recursive = maps.recursive;
     let userns = sys::namespace::mapped_user(procfs, &maps.uids, &maps.gids)?;
+    match has_users {
+        true => set_maps(
+            mounts::clone_source(bundle, mount)?,
+            mount,
+            &userns,
+            recursive,
+        )
+        .map(Tree::Mapped),
+        false => Ok(Tree::Maps { userns, recursive }),
+    }
+}
+
+/// Has the files of a tree owned by other users than on disk.
+pub(super) fn set_maps(
+    tree: OwnedFd,
+    mount: &Mount,
+    userns: &OwnedFd,
+    recursive: bool,
+) -> Result<OwnedFd> {
     let change = Change {
         userns: Some(userns.as_fd()),
-        recursive: maps.recursive,
+        recursive,
         ..Change::default()
     };
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
     attach::change(&tree, &change).context(|| format!("set maps of {source:?}"))?;
     Ok(tree)
 }

@@ -1,5 +1,6 @@
 //! Paths that a container must not read or must not write.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -30,7 +31,11 @@ pub(crate) fn apply(root: &Root, spec: &Spec) -> Result<()> {
         make_read_only(root, Path::new(path)).context(|| format!("make {path:?} read-only"))?;
     }
     let mut covers = Covers::default();
+    let mut masked = HashSet::new();
     for path in linux.masked_paths().iter().flatten() {
+        if !masked.insert(Path::new(path)) {
+            continue;
+        }
         mask(root, Path::new(path), &mut covers).context(|| format!("mask {path:?}"))?;
     }
     Ok(())

@@ -53,13 +53,13 @@ pub(crate) fn prepare(
         refuse_symlink(&root, name)?;
     }
     for (at, mount) in spec.mounts().iter().flatten().enumerate() {
-        mounts::mount(&root, bundle, mount, bind_trees.get(at), spec)
+        let target = mounts::target(mount, path);
+        mounts::mount(&root, bundle, mount, &target, bind_trees.get(at), spec)
             .context(|| format!("mount {:?}", mount.destination()))?;
     }
     if devices::are_ours(spec) {
         devices::create(&root, spec)?;
     }
-    mounts::finish(&root, spec)?;
     Ok(root)
 }
 
@@ -116,13 +116,15 @@ fn refuse_symlink(root: &Root, path: &str) -> Result<()> {
     if kind.is_dir() || mutant::is(Mutant::NoTargetCheck) {
         return Ok(());
     }
-    let message =
-        format!("{path} of the root file system must be an ordinary directory, not a {kind:?}");
+    let message = format!(
+        "{path} of the root file system is a {kind:?}, but must be mounted on ordinary directory"
+    );
     Err(Error::new(Kind::FailedPrecondition, message))
 }
 
 /// Sets what is to be so of the root once it has been entered.
 pub(crate) fn finish(root: &Root, spec: &Spec) -> Result<()> {
+    mounts::finish(root, spec)?;
     if let Some(propagation) = propagation(spec)? {
         let change = Change {
             propagation: u64::from(propagation.bits()),

@@ -16,7 +16,7 @@ use sys::{Context, Error, Kind, Result};
 
 use super::cgroups;
 use super::copy_up::copy_up;
-use super::idmap::Tree;
+use super::idmap::{Tree, set_maps};
 
 /// The attribute of a read-only mount.
 pub(super) const READ_ONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
@@ -37,15 +37,21 @@ pub(super) fn mount(
     root: &Root,
     bundle: &Path,
     mount: &Mount,
+    target: &Path,
     made: Option<&Tree>,
     spec: &Spec,
 ) -> Result<()> {
     let mut wanted = parse(mount);
     let fstype = mount.typ().as_deref().unwrap_or_default();
-    let target = &clean(mount.destination());
     if is_bind(mount) {
-        if let Some(Tree::Mapped(tree)) = made {
-            return bind(root, target, mount, tree, &wanted);
+        match made {
+            Some(Tree::Mapped(tree)) => return bind(root, target, mount, tree, &wanted),
+            Some(Tree::Maps { userns, recursive }) => {
+                let tree = clone_source(bundle, mount)?;
+                let tree = set_maps(tree, mount, userns, *recursive)?;
+                return bind(root, target, mount, &tree, &wanted);
+            }
+            Some(Tree::Plain(_)) | None => {}
         }
         return match (clone_source(bundle, mount), made) {
             (Err(error), Some(Tree::Plain(tree))) if error.errno() == Some(Errno::ACCESS) => {
@@ -170,6 +176,15 @@ pub(super) fn is_recursive(mount: &Mount) -> bool {
     parse(mount).flags.contains(MountFlags::REC)
 }
 
+/// Returns where in the root file system at `rootfs` a mount goes; a destination may name that folder of the host.
+pub(super) fn target(mount: &Mount, rootfs: &Path) -> PathBuf {
+    let target = clean(mount.destination());
+    match target.strip_prefix(rootfs) {
+        Ok(inside) => Path::new("/").join(inside),
+        Err(_) => target,
+    }
+}
+
 /// Returns a target as an absolute path without `..`, which goes no higher than the root.
 fn clean(target: &Path) -> PathBuf {
     let mut clean = PathBuf::from("/");
@@ -186,7 +201,7 @@ fn clean(target: &Path) -> PathBuf {
 }
 
 /// Returns a detached copy of the mount that the source is on.
-fn clone_source(bundle: &Path, mount: &Mount) -> Result<OwnedFd> {
+pub(super) fn clone_source(bundle: &Path, mount: &Mount) -> Result<OwnedFd> {
     let Some(source) = mount.source() else {
         return Err(Error::new(
             Kind::InvalidArgument,

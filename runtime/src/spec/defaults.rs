@@ -4,11 +4,21 @@ use serde_json::{Value, json};
 
 use crate::state::SPEC_VERSION;
 
+/// The number of cgroup v2 in statfs(2).
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
 /// Returns `config.json` of a shell in a container with namespaces of its own for all but users and time.
 pub fn config() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
-    let namespaces = namespaces.map(|kind| json!({ "type": kind }));
+    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
+    if is_unified() {
+        // On v1 a container would lose sight of the groups that its mounts of them are named for.
+        namespaces.push("cgroup");
+    }
+    let namespaces: Vec<Value> = namespaces
+        .into_iter()
+        .map(|kind| json!({ "type": kind }))
+        .collect();
     json!({
         "ociVersion": SPEC_VERSION,
         "process": {
@@ -44,6 +54,40 @@ pub fn config() -> Value {
             ],
         },
     })
+}
+
+/// Returns the same for the calling user, who has no rights: as root of a user namespace, in the host's network, whose
+/// `/sys` can then only be bound.
+pub fn rootless_config() -> Value {
+    let mut config = config();
+    let map = |id: u32| json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+    let linux = &mut config["linux"];
+    linux["uidMappings"] = map(rustix::process::geteuid().as_raw());
+    linux["gidMappings"] = map(rustix::process::getegid().as_raw());
+    linux["resources"] = Value::Null;
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({ "type": "user" }));
+    }
+    for mount in config["mounts"].as_array_mut().into_iter().flatten() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({
+                "destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
+            });
+        }
+        if let Some(options) = mount["options"].as_array_mut() {
+            // The map has root alone.
+            options.retain(|option| option != "gid=5");
+        }
+    }
+    config
+}
+
+/// Tells whether control groups are those of version 2 alone.
+fn is_unified() -> bool {
+    let stat = rustix::fs::statfs("/sys/fs/cgroup");
+    stat.is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC)
 }
 
 fn mounts() -> Value {
@@ -98,8 +142,10 @@ fn mounts() -> Value {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_default_configuration_is_a_valid_one() {
-        let spec = serde_json::from_value(super::config()).unwrap();
-        crate::spec::validate(&spec).unwrap();
+    fn the_default_configurations_are_valid_ones() {
+        for config in [super::config(), super::rootless_config()] {
+            let spec = serde_json::from_value(config).unwrap();
+            crate::spec::validate(&spec).unwrap();
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! The configuration of a container: read from its bundle, and checked before anything is made.
 
 pub mod defaults;
+mod repair;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capability, LinuxNamespaceType, Process, Spec};
-use serde_json::Value;
+use oci_spec::runtime::{
+    Capability, LinuxMemoryPolicy, LinuxNamespaceType, MemoryPolicyModeType, Process, Spec,
+};
 use sys::{Context, Error, Kind, Result};
+
+/// The highest number of a processor or a memory node.
+pub(crate) const NUMBER_MAX: usize = 1023;
 
 /// Reads `config.json` of a bundle.
 pub fn load(bundle: &Path) -> Result<Spec> {
@@ -20,42 +26,36 @@ pub fn load(bundle: &Path) -> Result<Spec> {
         }
         Err(error) => return Err(error).context(|| format!("read {path:?}")),
     };
-    parse(&text, &["process"]).map_err(|error| {
+    repair::parse(&text, &["process"]).map_err(|error| {
         Error::other(format!("parse {path:?}"), error).with_kind(Kind::InvalidArgument)
     })
-}
-
-/// Parses JSON in which the process is at `process`; capabilities that nobody knows are left out, as by runc.
-fn parse<T: serde::de::DeserializeOwned>(
-    text: &[u8],
-    process: &[&str],
-) -> Result<T, serde_json::Error> {
-    let error = match serde_json::from_slice(text) {
-        Ok(parsed) => return Ok(parsed),
-        Err(error) => error,
-    };
-    // Not parsed so at first: a tree of values takes several times as long.
-    let mut tree: Value = serde_json::from_slice(text)?;
-    let mut place = Some(&mut tree);
-    for name in process.iter().chain(&["capabilities"]) {
-        place = place.and_then(|value| value.get_mut(name));
-    }
-    let Some(Value::Object(sets)) = place else {
-        return Err(error);
-    };
-    let known = |name: &Value| serde_json::from_value::<Capability>(name.clone()).is_ok();
-    for set in sets.values_mut().filter_map(Value::as_array_mut) {
-        set.retain(known);
-    }
-    serde_json::from_value(tree)
 }
 
 /// Reads a process as `exec --process` has it.
 pub fn load_process(path: &Path) -> Result<Process> {
     let text = std::fs::read(path).context(|| format!("read {path:?}"))?;
-    parse(&text, &[]).map_err(|error| {
+    repair::parse(&text, &[]).map_err(|error| {
         Error::other(format!("parse {path:?}"), error).with_kind(Kind::InvalidArgument)
     })
+}
+
+/// Returns what of a process will not be as it says, for who asked for it to know.
+pub fn warnings(process: &Process) -> Vec<String> {
+    let Some(sets) = process.capabilities() else {
+        return Vec::new();
+    };
+    let has =
+        |set: &Option<HashSet<Capability>>, one| set.as_ref().is_some_and(|set| set.contains(one));
+    let ambient = sets.ambient().iter().flatten();
+    let mut missing: Vec<String> = ambient
+        .filter(|one| !has(sets.inheritable(), one) || !has(sets.permitted(), one))
+        .map(|one| {
+            let why = "it is not both permitted and inheritable";
+            format!("can't raise ambient capability CAP_{one}: {why}")
+        })
+        .collect();
+    missing.sort();
+    missing
 }
 
 /// Checks what can be known to be wrong before anything is made.
@@ -95,6 +95,7 @@ pub(crate) fn validate(spec: &Spec) -> Result<()> {
     }
     validate_namespaces(spec)?;
     validate_sysctls(spec)?;
+    validate_memory_policy(spec)?;
     for mount in spec.mounts().iter().flatten() {
         if mount.destination().as_os_str().is_empty() {
             return invalid("mount destination must not be empty");
@@ -148,13 +149,63 @@ fn validate_namespaces(spec: &Spec) -> Result<()> {
         }
         _ => {}
     }
-    let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
-    if offsets.is_some_and(|offsets| !offsets.is_empty())
-        && namespace(spec, LinuxNamespaceType::Time) != Some(None)
-    {
+    if has_clocks(spec) && namespace(spec, LinuxNamespaceType::Time) != Some(None) {
         return invalid("time namespace offsets need a time namespace of the container's own");
     }
     Ok(())
+}
+
+/// Checks that a memory policy has as many nodes as it can do with, and what is said of it here only for runc's words.
+fn validate_memory_policy(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let Some(policy) = linux.and_then(|linux| linux.memory_policy().as_ref()) else {
+        return Ok(());
+    };
+    let nodes = memory_nodes(policy)?.len();
+    match policy.mode() {
+        MemoryPolicyModeType::MpolDefault | MemoryPolicyModeType::MpolLocal if nodes > 0 => {
+            invalid(format!(
+                "memory policy mode requires 0 nodes but got {nodes}"
+            ))
+        }
+        MemoryPolicyModeType::MpolBind
+        | MemoryPolicyModeType::MpolInterleave
+        | MemoryPolicyModeType::MpolPreferredMany
+        | MemoryPolicyModeType::MpolWeightedInterleave
+            if nodes == 0 =>
+        {
+            invalid("memory policy mode requires at least one node but got 0")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the nodes that a memory policy is about.
+pub(crate) fn memory_nodes(policy: &LinuxMemoryPolicy) -> Result<Vec<usize>> {
+    let list = policy.nodes().as_deref().unwrap_or_default();
+    match list.is_empty() {
+        true => Ok(Vec::new()),
+        false => numbers(list).ok_or_else(|| {
+            Error::new(
+                Kind::InvalidArgument,
+                format!("invalid memory policy nodes {list:?}"),
+            )
+        }),
+    }
+}
+
+/// Returns the numbers of a list such as `0-3,7`.
+pub(crate) fn numbers(list: &str) -> Option<Vec<usize>> {
+    let mut all = Vec::new();
+    for part in list.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last > NUMBER_MAX {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all)
 }
 
 /// Refuses kernel parameters that are the host's too.
@@ -197,6 +248,13 @@ fn validate_sysctls(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Tells whether the container has clocks of its own.
+pub(crate) fn has_clocks(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let offsets = linux.and_then(|linux| linux.time_offsets().as_ref());
+    offsets.is_some_and(|offsets| !offsets.is_empty())
+}
+
 /// Returns the namespace of a kind: `None` if it is the host's, else its path if it is to be joined.
 pub(crate) fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<Option<PathBuf>> {
     let mut all = namespaces(spec).into_iter();
@@ -216,4 +274,17 @@ pub(crate) fn namespaces(spec: &Spec) -> Vec<(LinuxNamespaceType, Option<PathBuf
 
 fn invalid<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::new(Kind::InvalidArgument, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors_are_ranges_and_numbers() {
+        assert_eq!(numbers("0-2,7").unwrap(), [0, 1, 2, 7]);
+        for list in ["", "a", "3-1", "1-", "0-99999999", "-1"] {
+            assert!(numbers(list).is_none(), "{list:?}");
+        }
+    }
 }
