@@ -1,4 +1,4 @@
-//! Files that are durable when a call returns: written aside, synced, renamed into place.
+//! Files that are whole for all who read them: written aside, and renamed into place.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -8,14 +8,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Context, Error, Kind, Result};
 
-/// Replaces the file at `path` by one with `content` and `mode`; after a crash it is the old or the new one, whole.
+/// Replaces the file at `path` by one with `content` and `mode`, durable when the call returns.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    write_beside(path, content, mode, |file, temporary| {
+        file.sync_all()
+            .context(|| format!("sync {temporary:?}"))
+            .and_then(|()| rename_durable(temporary, path))
+    })
+}
+
+/// Replaces the file at `path` like [`write_atomic`], for a file whose subject does not outlive the machine either: a
+/// power cut may leave it empty or lose it.
+pub fn write_volatile(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    write_beside(path, content, mode, |_, temporary| rename(temporary, path))
+}
+
+/// Writes a file beside `path` and lets `place` put it there; it is removed when that fails.
+fn write_beside(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    place: impl FnOnce(&File, &Path) -> Result<()>,
+) -> Result<()> {
     let (mut file, temporary) = create_beside(path, mode)?;
     let written = file
         .write_all(content)
-        .and_then(|()| file.sync_all())
         .context(|| format!("write {temporary:?}"))
-        .and_then(|()| rename_durable(&temporary, path));
+        .and_then(|()| place(&file, &temporary));
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
@@ -24,8 +43,12 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 
 /// Renames `from` to `to`, and syncs the folder that `to` is in.
 pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
-    std::fs::rename(from, to).context(|| format!("rename {from:?} to {to:?}"))?;
+    rename(from, to)?;
     sync_dir(parent(to)?)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).context(|| format!("rename {from:?} to {to:?}"))
 }
 
 /// Makes the entries of a folder durable.
@@ -82,6 +105,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        write_volatile(&path, b"newest", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"newest");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -90,8 +115,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("folder");
         std::fs::create_dir(&path).unwrap();
-        let error = write_atomic(&path, b"new", 0o600).unwrap_err();
-        assert_eq!(error.errno(), Some(rustix::io::Errno::ISDIR));
+        for write in [write_atomic, write_volatile] {
+            let error = write(&path, b"new", 0o600).unwrap_err();
+            assert_eq!(error.errno(), Some(rustix::io::Errno::ISDIR));
+        }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

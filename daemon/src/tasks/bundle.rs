@@ -161,10 +161,10 @@ impl Bundle {
         Ok(bytes.map(|bytes| PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))))
     }
 
-    /// Writes down where the shim listens, durably: a daemon that cannot find a shim cannot end it.
+    /// Writes down where the shim listens: a daemon that cannot find a shim cannot end it. A power cut ends the shim too.
     pub fn write_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
         let path = self.path.join(BOOTSTRAP);
-        sys::fs::write_atomic(&path, &endpoint.to_json(), 0o644)
+        sys::fs::write_volatile(&path, &endpoint.to_json(), 0o644)
     }
 
     /// Returns where the shim listens, where that was written down, by a daemon or by the shim itself.
