@@ -63,18 +63,15 @@ pub fn start(args: &Args) -> Result<()> {
     let group = group(&bundle, &args.id)?;
     let socket = socket_path(&params.sockets, args, &group)?;
     let address = format!("unix://{}", socket.display());
-    if let Some(listener) = listen(&socket)? {
-        let child = fork(args, &bundle, &params, &listener, &socket);
-        let child = child.inspect_err(|_| {
-            let _ = std::fs::remove_file(&socket);
-        })?;
-        write(&bundle, "shim.pid", &child.pid.to_string())?;
-        adjust_oom_score(child.pid);
-        if !params.options.shim_cgroup.is_empty() {
-            join_cgroup(&params.options.shim_cgroup, child.pid);
+    match listen(&socket)? {
+        None => write(&bundle, "address", &address)?,
+        Some(listener) => {
+            let launched = launch(args, &bundle, &params, &listener, &socket, &address);
+            launched.inspect_err(|_| {
+                let _ = std::fs::remove_file(&socket);
+            })?;
         }
     }
-    write(&bundle, "address", &address)?;
     let answer = match params.version {
         None => address,
         Some(version) => serde_json::json!({
@@ -126,6 +123,34 @@ impl Params {
             version,
         })
     }
+}
+
+/// Makes the server that serves at `socket`.
+fn launch(
+    args: &Args,
+    bundle: &Path,
+    params: &Params,
+    listener: &UnixListener,
+    socket: &Path,
+    address: &str,
+) -> Result<()> {
+    // Before there is a server: a daemon that was killed meanwhile finds it by this, and its calls wait in the socket.
+    write(bundle, "address", address)?;
+    let child = fork(args, bundle, params, listener, socket)?;
+    if let Err(error) = write(bundle, "shim.pid", &child.pid.to_string()) {
+        let _ = sys::process::kill_and_wait(&child);
+        return Err(error);
+    }
+    adjust_oom_score(child.pid);
+    if !params.options.shim_cgroup.is_empty() {
+        join_cgroup(&params.options.shim_cgroup, child.pid);
+    }
+    Ok(())
+}
+
+/// Returns where the shim of a bundle listens if the daemon left that to us.
+pub fn usual_socket(args: &Args, bundle: &Path) -> Result<PathBuf> {
+    socket_path(Path::new(SOCKETS), args, &group(bundle, &args.id)?)
 }
 
 /// Returns the name under which a container shares a shim, its own if with none.

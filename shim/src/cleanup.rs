@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::options::Options;
 use crate::reaper::Reaper;
 use crate::runtime::{Runtime, Subject};
-use crate::{clock, log};
+use crate::{bootstrap, clock, log};
 
 /// What is said of a container that was killed because its shim was gone: 128 and SIGKILL.
 const KILLED: u32 = 137;
@@ -29,7 +29,7 @@ pub fn delete(args: &Args) -> Result<()> {
         log::warn(format_args!("delete {}: {error:#}", args.id));
     }
     sys::mount::unmount_all(&bundle.join("rootfs"))?;
-    remove_socket(&bundle);
+    remove_socket(args, &bundle);
     let response = DeleteResponse {
         pid: pid.unwrap_or(0),
         exit_status: KILLED,
@@ -40,13 +40,17 @@ pub fn delete(args: &Args) -> Result<()> {
         .context(|| "print the answer")
 }
 
-/// Removes the socket that the bundle names, unless a shim still listens there for other containers of a pod.
-fn remove_socket(bundle: &Path) {
-    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
-    if let Some(path) = address.trim().strip_prefix("unix://")
-        && UnixStream::connect(path).is_err()
-    {
-        let _ = std::fs::remove_file(path);
+/// Removes the socket of the bundle's shim, unless a shim still listens there for other containers of a pod.
+fn remove_socket(args: &Args, bundle: &Path) {
+    let named = std::fs::read_to_string(bundle.join("address")).ok();
+    let named =
+        named.and_then(|address| Some(PathBuf::from(address.trim().strip_prefix("unix://")?)));
+    // A `start` that was killed may have listened without having said where.
+    let Some(path) = named.or_else(|| bootstrap::usual_socket(args, bundle).ok()) else {
+        return;
+    };
+    if UnixStream::connect(&path).is_err() {
+        let _ = std::fs::remove_file(&path);
     }
 }
 

@@ -271,6 +271,46 @@ async fn what_is_left_of_a_lost_shim_is_cleaned_up() {
 }
 
 #[tokio::test]
+async fn a_start_that_was_cut_short_leaves_no_socket() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let bundle = fixture.bundle("c1", "true", false, "{}");
+    // Where the daemon says nothing, `delete` can find the socket without having been told.
+    let output = fixture.run("c1", "start", &[]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let socket = answer["address"].as_str().unwrap();
+    let socket = std::path::Path::new(socket.trim_start_matches("unix://"));
+    let pidfd = sys::process::open(fixture.shim_pid("c1")).unwrap();
+    sys::process::signal(&pidfd, 9).unwrap();
+    sys::process::wait_exit(&pidfd, Duration::from_secs(5)).unwrap();
+    std::fs::remove_file(bundle.join("address")).unwrap();
+    assert!(socket.exists());
+    assert!(fixture.run("c1", "delete", &[]).status.success());
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_say_where_it_listens_serves_nothing() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    for name in ["address", "shim.pid"] {
+        let bundle = fixture.bundle(name, "true", false, "{}");
+        std::fs::create_dir(bundle.join(name)).unwrap();
+        let output = fixture.run(name, "start", &fixture.params(name));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(name),
+            "{output:?}"
+        );
+        let sockets = std::fs::read_dir(fixture.sockets()).unwrap();
+        assert_eq!(sockets.count(), 0, "after {name}");
+        assert!(fixture.processes().is_empty(), "after {name}");
+    }
+}
+
+#[tokio::test]
 async fn events_wait_for_a_daemon_that_is_away() {
     let Some(mut fixture) = Fixture::new() else {
         return;
