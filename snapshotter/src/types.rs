@@ -56,3 +56,10 @@ pub struct Usage {
     /// The bytes of disk space.
     pub size: i64,
 }
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, more: Self) {
+        self.inodes += more.inodes;
+        self.size += more.size;
+    }
+}

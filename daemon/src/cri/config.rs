@@ -35,6 +35,8 @@ pub struct Config {
     /// The folder with the settings of registries.
     pub registry_path: Option<PathBuf>,
     pub pull_stall: Duration,
+    /// How long a container's use of the disk is not measured again.
+    pub stats_period: Duration,
     pub max_line: usize,
     pub restrict_oom_score_adj: bool,
     pub unprivileged_ports: bool,
@@ -121,6 +123,7 @@ impl Default for Config {
             sandbox_image: DEFAULT_SANDBOX_IMAGE.into(),
             registry_path: None,
             pull_stall: Duration::from_secs(300),
+            stats_period: Duration::from_secs(10),
             max_line: LINE,
             restrict_oom_score_adj: false,
             unprivileged_ports: true,
@@ -214,6 +217,10 @@ impl Config {
         if let Some(path) = some(written.registry.config_path) {
             self.registry_path = Some(path.into());
         }
+        set(
+            &mut self.stats_period,
+            written.stats_collect_period.map(Duration::from_secs),
+        );
         set_duration(
             &mut self.pull_stall,
             "image_pull_progress_timeout",
@@ -353,6 +360,8 @@ mod written {
         pub pinned_images: BTreeMap<String, String>,
         pub registry: Registry,
         pub image_pull_progress_timeout: Option<String>,
+        /// Seconds.
+        pub stats_collect_period: Option<u64>,
         #[serde(flatten)]
         pub unknown: Unknown,
     }

@@ -7,6 +7,7 @@
 //! | `state.rs`, `store.rs` | the states of a container; pods and containers, in memory and on disk |
 //! | `launch.rs`, `rootfs.rs`, `io.rs`, `log.rs` | snapshots, records and tasks; users and volumes; output |
 //! | `cni.rs`, `netns.rs`, `userns.rs` | networks and the namespaces that are made before a pod |
+//! | `usage.rs` | what containers take of the disk, measured now and then |
 //! | `stream/` | exec, attach and port forwarding |
 //! | `restart.rs` | finding what an earlier daemon has left running |
 //!
@@ -34,6 +35,7 @@ pub mod spec;
 pub mod state;
 pub mod store;
 pub mod stream;
+pub mod usage;
 pub mod userns;
 
 use std::future::Future;
@@ -61,6 +63,7 @@ use io::Io;
 use spec::Host;
 use store::{ContainerRecord, Store};
 use stream::Streams;
+use usage::Usages;
 
 /// The daemon's parts that CRI works with.
 #[derive(Clone)]
@@ -90,6 +93,7 @@ pub struct Cri {
     pub host: Host,
     pub events: broadcast::Sender<ContainerEventResponse>,
     pub streams: Streams,
+    pub usages: Usages,
 }
 
 impl Cri {
@@ -101,6 +105,8 @@ impl Cri {
             parts.content.clone(),
             store.context.clone(),
         );
+        let (snapshots, context) = (parts.snapshots.clone(), store.context.clone());
+        let usages = Usages::new(snapshots, context, config.stats_period);
         Ok(Self {
             store: Arc::new(store),
             library,
@@ -109,6 +115,7 @@ impl Cri {
             host: host::read()?,
             events: broadcast::Sender::new(events::BEHIND),
             streams: Streams::default(),
+            usages,
             parts,
             config,
         })

@@ -112,6 +112,8 @@ impl Node {
         let bin = programs.folder.join("cni");
         let config = format!(
             "version = 3\n\
+             [plugins.'io.containerd.cri.v1.images']\n\
+             stats_collect_period = 1\n\
              [plugins.'io.containerd.cri.v1.images'.pinned_images]\n\
              sandbox = '{PAUSE}'\n\
              [plugins.'io.containerd.cri.v1.runtime']\n\

@@ -212,6 +212,48 @@ fn pods_and_containers_outlive_the_daemon() {
 
 /// The newest crictl speaks a version of the protocol that upstream's server does not know.
 #[test]
+fn what_containers_take_of_the_disk_is_told() {
+    const WRITTEN: u64 = 5 << 20;
+    same(|node| {
+        let pod = node.pod("web", &json!({}));
+        let id = node.script(
+            &pod,
+            "main",
+            "sleep 1; head -c 5242880 /dev/zero >/data; sleep 1000",
+        );
+        let number = |args: &[&str], pointer: &str| {
+            let value: Value = serde_json::from_str(&node.ok(args)).expect("JSON");
+            let text = value.pointer(pointer).and_then(Value::as_str);
+            text.and_then(|text| text.parse::<u64>().ok())
+        };
+        let layer = "/stats/0/writableLayer/usedBytes/value";
+        let used = |wanted: &dyn Fn(u64) -> bool| {
+            eventually(
+                "the use of the disk is known",
+                Duration::from_secs(30),
+                || {
+                    let stats = number(&["stats", "-o", "json", "--id", &id], layer)?;
+                    wanted(stats).then_some(())
+                },
+            );
+        };
+        used(&|bytes| bytes < WRITTEN);
+        used(&|bytes| (WRITTEN..2 * WRITTEN).contains(&bytes));
+        let sum = "/status/imageFilesystems/0/usedBytes/value";
+        let all = number(&["imagefsinfo", "-o", "json"], sum);
+        node.ok(&["rmp", "-f", &pod.0]);
+        eventually(
+            "what is removed counts no more",
+            Duration::from_secs(30),
+            || {
+                let left = number(&["imagefsinfo", "-o", "json"], sum)?;
+                (left + WRITTEN <= all?).then_some(())
+            },
+        );
+    });
+}
+
+#[test]
 fn processes_are_run_over_websocket() {
     let Some(programs) = Programs::or_skip() else {
         return;

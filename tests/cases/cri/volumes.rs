@@ -260,8 +260,9 @@ fn a_snapshotter_that_cannot_map_owners_has_no_user_namespaces() {
     };
     // Upstream tells of the runtime alone.
     for (snapshotter, can) in [("overlayfs", true), ("native", false)] {
-        let settings =
-            format!("[plugins.'io.containerd.cri.v1.images']\nsnapshotter = '{snapshotter}'\n");
+        let settings = format!(
+            "[plugins.'io.containerd.cri.v1.runtime'.containerd]\nsnapshotter = '{snapshotter}'\n"
+        );
         let node = Node::start_in(Engine::Corten, &programs, None, &settings);
         let info: Value = serde_json::from_str(&node.ok(&["info"])).unwrap();
         let handlers = info["runtimeHandlers"].as_array().unwrap();

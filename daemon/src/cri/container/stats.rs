@@ -11,9 +11,9 @@ use api_protos::runtime::v1::{
 use futures_util::{StreamExt, stream};
 use prost_types::Any;
 
-use crate::blocking::blocking;
 use crate::cri::pod::selected;
 use crate::cri::store::{Container, Sample};
+use crate::cri::usage::Measured;
 use crate::cri::{Cri, nanoseconds};
 use crate::error::{Error, Kind, Result};
 
@@ -212,13 +212,12 @@ fn of_v2(metrics: &v2::Metrics) -> Usage {
 }
 
 async fn writable_layer(cri: &Cri, container: &Container) -> Option<FilesystemUsage> {
-    let (snapshots, context) = (cri.parts.snapshots.clone(), cri.store.context.clone());
-    let (snapshotter, id) = (container.record.snapshotter.clone(), container.id.clone());
+    let snapshotter = container.record.snapshotter.clone();
     let mountpoint = cri.folders.snapshotter(&snapshotter);
-    let usage = blocking(move || snapshots.usage(&context, &snapshotter, &id)).await;
-    let usage = usage.ok()?;
+    let measured = cri.usages.of((snapshotter, container.id.clone())).await;
+    let Measured { usage, at } = measured.ok()?;
     Some(FilesystemUsage {
-        timestamp: nanoseconds(),
+        timestamp: at,
         fs_id: Some(FilesystemIdentifier {
             mountpoint: mountpoint.to_string_lossy().into_owned(),
         }),
