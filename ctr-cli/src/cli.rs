@@ -215,8 +215,26 @@ mod tests {
             "corten ns c x",
             "corten snapshot rm k",
             "corten run --rm i c sh -c x",
+            "corten run --rm -c f c",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_refused() {
+        for line in [
+            "corten run i",
+            "corten run -c f i c",
+            "corten run -c f --env A=b c",
+            "corten run -c f --cpus 1 c",
+            "corten run -c f -t c",
+            "corten run --rm -d i c",
+            "corten run --null-io --log-uri file:///x i c",
+            "corten run --privileged-without-host-devices i c",
+            "corten images prune",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 }

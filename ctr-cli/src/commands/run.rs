@@ -12,12 +12,15 @@ use super::containers::{
 use super::tasks::start::{self, StartOptions};
 use crate::attach::Signals;
 use crate::cli::Session;
+use crate::spec;
 
 /// Run a command in a new container
 ///
 /// Creates a container of an image and starts it. Without -d, the command has this terminal's streams, signals go to
 /// it, and its exit code is the one of `corten run`. With -d nothing is printed and the container runs on.
 #[derive(Debug, Args)]
+#[command(override_usage = "corten run [OPTIONS] <IMAGE> <ID> [COMMAND]...
+       corten run [OPTIONS] --config <FILE> <ID>")]
 #[command(after_long_help = "Examples:
   corten run --rm docker.io/library/debian:12 try ls /
   corten run --rm -t docker.io/library/debian:12 try bash
@@ -51,30 +54,28 @@ pub struct Options {
 
 /// Runs a container and returns its exit code.
 pub async fn run(session: &Session, options: Options) -> Result<u8> {
-    let what = || {
-        format!(
-            "run {} as {}",
-            options.container.image, options.container.id
-        )
-    };
+    let source = options.container.source();
+    let what = || format!("run {source} as {}", options.container.id());
     let client = &session.client;
     let mut signals = Signals::take().with_context(what)?;
     let created = create(client, &options.container, &mut signals).await;
     let container = created.map_err(|error| {
         // It says what was created already.
-        error.context(format!("run {}", options.container.image))
+        error.context(format!("run {source}"))
     })?;
-    let start = StartOptions {
-        terminal: options.container.tty,
-        interactive: options.interactive,
-        detach: options.detach,
-        null_io: options.null_io,
-        log_uri: options.log_uri.clone(),
-        pid_file: options.pid_file.clone(),
+    let started = async {
+        let configuration = spec::unpack(container.spec.as_ref())?;
+        let start = StartOptions {
+            terminal: spec::has_terminal(&configuration),
+            interactive: options.interactive,
+            detach: options.detach,
+            null_io: options.null_io,
+            log_uri: options.log_uri.clone(),
+            pid_file: options.pid_file.clone(),
+        };
+        start::start(session, &container, &start, &mut signals).await
     };
-    let result = start::start(session, &container, &start, &mut signals)
-        .await
-        .with_context(what);
+    let result = started.await.with_context(what);
     match (result, options.detach) {
         (Ok(code), true) => Ok(code),
         (Ok(code), false) => {

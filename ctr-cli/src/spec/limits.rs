@@ -7,36 +7,38 @@ use serde_json::{Value, json};
 /// How long a period of the processor's scheduler is if it is not given, in microseconds.
 const PERIOD: u64 = 100_000;
 
+/// The heading of these options.
+const HEADING: &str = "Limits";
+
 /// What the user allows a container to use.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Limits")]
 pub struct Limits {
     /// Most memory, in bytes or with a unit, as 64m or 2g
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, help_heading = HEADING, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<u64>,
     /// Most processors, as 1.5
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_quota", "cpu_period"])]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER", conflicts_with_all = ["cpu_quota", "cpu_period"])]
     pub cpus: Option<f64>,
     /// Share of the processors among containers that want more than there are [default: 1024]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, help_heading = HEADING, value_name = "NUMBER")]
     pub cpu_shares: Option<u64>,
     /// Most processor time in a period, in microseconds; -1 is no limit
-    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    #[arg(long, help_heading = HEADING, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     pub cpu_quota: Option<i64>,
     /// Length of a period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, help_heading = HEADING, value_name = "MICROSECONDS")]
     pub cpu_period: Option<u64>,
     /// Processor time that may be saved up for later periods, in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, help_heading = HEADING, value_name = "MICROSECONDS")]
     pub cpu_burst: Option<u64>,
     /// Processors to run on, as 0-2,4
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, help_heading = HEADING, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
     /// Memory nodes to use, as 0-1
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, help_heading = HEADING, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
     /// Most open files of each process [default: 1024]
-    #[arg(long, value_name = "SOFT[:HARD]", value_parser = parse_rlimit)]
+    #[arg(long, help_heading = HEADING, value_name = "SOFT[:HARD]", value_parser = parse_rlimit)]
     pub rlimit_nofile: Option<(u64, u64)>,
 }
 

@@ -45,6 +45,11 @@ pub fn unpack(any: Option<&Any>) -> Result<Value> {
     }
 }
 
+/// Returns whether the container's first process has a terminal.
+pub fn has_terminal(spec: &Value) -> bool {
+    spec.pointer("/process/terminal") == Some(&Value::Bool(true))
+}
+
 /// Puts the image's environment, working folder and command into `spec`; `arguments` replace its `Cmd`.
 pub fn apply_image(spec: &mut Value, config: &Value, arguments: &[String]) -> Result<()> {
     let config = config.get("config").unwrap_or(&Value::Null);

@@ -8,7 +8,6 @@ use clap::Args;
 use serde_json::{Value, json};
 use sys::device::{self, Device};
 
-use super::limits::Limits;
 use super::process::{self, capability, change_capabilities, set_env};
 
 /// What the user asks of a container's configuration.
@@ -77,8 +76,6 @@ pub struct SpecOptions {
     /// Confine the process by this AppArmor profile, which must be loaded
     #[arg(long, value_name = "NAME")]
     pub apparmor_profile: Option<String>,
-    #[command(flatten)]
-    pub limits: Limits,
 }
 
 impl SpecOptions {
@@ -126,7 +123,6 @@ impl SpecOptions {
         if let Some(profile) = &self.apparmor_profile {
             spec["process"]["apparmorProfile"] = json!(profile);
         }
-        self.limits.apply(spec)?;
         if self.privileged {
             privileged(spec, !self.privileged_without_host_devices)?;
         }

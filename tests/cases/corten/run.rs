@@ -1,7 +1,7 @@
 //! What `corten run` gives a container: system calls, devices, a root file system; and nothing if it is interrupted.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -234,11 +234,7 @@ fn the_output_goes_where_it_is_told_to() {
 #[test]
 fn a_folder_of_the_host_is_a_root_file_system() {
     on_both(|setup| {
-        let root = setup.daemon.folder().join("busybox");
-        for folder in ["bin", "dev", "etc", "proc", "run", "sys"] {
-            std::fs::create_dir_all(root.join(folder)).expect("make a root file system");
-        }
-        std::fs::copy("/bin/busybox", root.join("bin/sh")).expect("busybox-static is installed");
+        let root = setup.root();
         std::fs::write(root.join("etc/passwd"), "me:x:7:8::/:/bin/sh\n").expect("write a file");
         std::fs::set_permissions(&root, PermissionsExt::from_mode(0o777)).expect("open the folder");
         let root = root.display().to_string();
@@ -259,42 +255,98 @@ fn a_folder_of_the_host_is_a_root_file_system() {
     });
 }
 
-/// A `corten run` whose OCI runtime waits in `create` until it is let go.
+impl Setup {
+    /// Makes a root file system in a folder.
+    fn root(&self) -> PathBuf {
+        let root = self.daemon.folder().join("busybox");
+        for folder in ["bin", "dev", "etc", "proc", "run", "sys"] {
+            std::fs::create_dir_all(root.join(folder)).expect("make a root file system");
+        }
+        std::fs::copy("/bin/busybox", root.join("bin/sh")).expect("busybox-static is installed");
+        root
+    }
+
+    /// Writes a shell script in which `WAIT` stands for saying that one waits and waiting until one is let go.
+    fn waiting(&self, script: &str) -> String {
+        let folder = self.daemon.folder();
+        let wait = format!(
+            "touch {folder}/waits; until [ -e {folder}/go ]; do sleep 0.02; done",
+            folder = folder.display()
+        );
+        let script = format!("#!/bin/sh\n{}\n", script.replace("WAIT", &wait));
+        let program = folder.join("waiting");
+        std::fs::write(&program, script).expect("write a script");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("make it run");
+        program.display().to_string()
+    }
+
+    /// Writes a configuration of a container of [`Setup::root`], and returns its path.
+    fn configuration(&self, change: impl FnOnce(&mut Value)) -> String {
+        let text = self.ok(&["oci", "spec"]);
+        let mut spec: Value = serde_json::from_str(&text).expect("a configuration is JSON");
+        spec["root"]["path"] = json!(self.root());
+        spec["process"]["args"] = json!(["/bin/sh", "-c", "echo configured; exit 3"]);
+        let group = format!("/{}/configured", self.daemon.namespace);
+        spec["linux"]["cgroupsPath"] = json!(group);
+        change(&mut spec);
+        let file = self.daemon.folder().join("config.json");
+        std::fs::write(&file, spec.to_string()).expect("write a configuration");
+        file.display().to_string()
+    }
+}
+
+#[test]
+fn a_file_can_be_the_whole_configuration() {
+    on_both(|setup| {
+        let file = setup.configuration(|_| {});
+        let line = ["run", "--rm", "--config", &file, "one"];
+        for client in [&setup.corten, &setup.daemon.ctr()] {
+            let run = client.run(&line);
+            assert_eq!(
+                (run.code, run.stdout.as_str()),
+                (Some(3), "configured\n"),
+                "{run}"
+            );
+        }
+        setup.ok(&[
+            "containers",
+            "create",
+            "-c",
+            &file,
+            "--label",
+            "a=b",
+            "made",
+        ]);
+        let info = setup.ok(&["containers", "info", "made"]);
+        assert!(
+            info.contains("\"a\": \"b\"") && info.contains("echo configured"),
+            "{info}"
+        );
+        setup.ok(&["containers", "rm", "made"]);
+        setup.assert_clean();
+    });
+}
+
+/// A `corten run` that waits before its container has started, until it is let go.
 struct Held<'a> {
     setup: &'a Setup,
     child: Child,
 }
 
 impl Held<'_> {
-    fn start<'a>(setup: &'a Setup, image: &str, options: &[&str]) -> Held<'a> {
+    fn start<'a>(setup: &'a Setup, line: &[&str]) -> Held<'a> {
         let folder = setup.daemon.folder();
         for file in ["waits", "go"] {
             let _ = std::fs::remove_file(folder.join(file));
         }
-        let runtime = folder.join("runtime");
-        let script = format!(
-            "#!/bin/sh\ncase \" $* \" in *' create '*)\n  touch {folder}/waits\n  \
-             until [ -e {folder}/go ]; do sleep 0.02; done;;\nesac\nexec {program} \"$@\"\n",
-            folder = folder.display(),
-            program = binaries::folder().join("corten-runtime").display(),
-        );
-        std::fs::write(&runtime, script).expect("write a script");
-        std::fs::set_permissions(&runtime, PermissionsExt::from_mode(0o755)).expect("make it run");
-        let binary = format!("--runc-binary={}", runtime.display());
-        let line = [&["run", &binary], options, &[image, "one", "sleep", "600"]].concat();
-        let mut command = setup.corten.command(&line);
+        let mut command = setup.corten.command(line);
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let held = Held {
             setup,
             child: child.expect("start corten"),
         };
-        eventually("the runtime waits", LIMIT, || {
-            held.setup
-                .daemon
-                .folder()
-                .join("waits")
-                .exists()
-                .then_some(())
+        eventually("something waits", LIMIT, || {
+            folder.join("waits").exists().then_some(())
         });
         held
     }
@@ -324,20 +376,42 @@ impl Drop for Held<'_> {
 fn a_signal_before_the_start_leaves_nothing() {
     on_both(|setup| {
         let image = setup.import();
+        let runtime = binaries::folder().join("corten-runtime");
+        // A runtime by its command line, which waits before it makes the container.
+        let script = "case \" $* \" in *' create '*) WAIT;; esac\nexec RUNTIME \"$@\"";
+        let script = script.replace("RUNTIME", &runtime.display().to_string());
+        let binary = format!("--runc-binary={}", setup.waiting(&script));
         for options in [&["--rm"][..], &["-d"], &[]] {
-            let mut held = Held::start(setup, image, options);
+            let line = [&["run", &binary], options, &[image, "one", "sleep", "600"]].concat();
+            let mut held = Held::start(setup, &line);
             held.signal(Signal::TERM);
             held.let_go();
             assert_eq!(held.wait(), Some(128 + 15), "{options:?}");
             setup.assert_clean();
         }
         // Who asks twice does not wait for the runtime.
-        let mut held = Held::start(setup, image, &["--rm"]);
+        let mut held = Held::start(setup, &["run", &binary, image, "one", "sleep", "600"]);
         held.signal(Signal::INT);
         std::thread::sleep(std::time::Duration::from_millis(200));
         held.signal(Signal::INT);
         assert_eq!(held.wait(), Some(128 + 2));
         held.let_go();
+        setup.assert_clean();
+    });
+}
+
+#[test]
+fn a_signal_while_a_hook_runs_leaves_nothing() {
+    on_both(|setup| {
+        let hook = setup.waiting("WAIT");
+        let file = setup.configuration(|spec| {
+            spec["hooks"] = json!({"createRuntime": [{"path": hook}]});
+            spec["process"]["args"] = json!(["/bin/sh", "-c", "exec sleep 600"]);
+        });
+        let mut held = Held::start(setup, &["run", "--config", &file, "one"]);
+        held.signal(Signal::HUP);
+        held.let_go();
+        assert_eq!(held.wait(), Some(128 + 1));
         setup.assert_clean();
     });
 }

@@ -21,12 +21,17 @@ use crate::client::{Client, Doing as _};
 use crate::commands::leases;
 use crate::commands::snapshots::Snapshotter;
 use crate::format::parse_labels;
+use crate::spec::limits::Limits;
 use crate::spec::{self, SpecOptions, user};
 use crate::{image, platform, unpack};
 
 /// Create a container without starting it
 #[derive(Debug, Args)]
 #[command(visible_alias = "c")]
+#[command(
+    override_usage = "corten containers create [OPTIONS] <IMAGE> <ID> [COMMAND]...
+       corten containers create [OPTIONS] --config <FILE> <ID>"
+)]
 pub struct Options {
     #[command(flatten)]
     container: ContainerOptions,
@@ -37,6 +42,8 @@ pub struct Options {
 pub struct ContainerOptions {
     #[command(flatten)]
     spec: SpecOptions,
+    #[command(flatten)]
+    limits: Limits,
     #[command(flatten)]
     snapshotter: Snapshotter,
     /// Label the container's snapshot, as KEY=VALUE; may be given several times
@@ -51,6 +58,14 @@ pub struct ContainerOptions {
     /// Label the container, as KEY=VALUE; may be given several times
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// Take the whole OCI configuration from this JSON file; the container's name is then the only argument
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["SpecOptions", "Limits", "snapshotter_label", "rootfs", "platform", "tty"]
+    )]
+    config: Option<PathBuf>,
     /// IMAGE is a folder on the host that holds a root file system
     #[arg(long)]
     rootfs: bool,
@@ -59,14 +74,28 @@ pub struct ContainerOptions {
     platform: Option<String>,
     /// Give the process a terminal
     #[arg(short, long)]
-    pub tty: bool,
+    tty: bool,
     /// The image
-    pub image: String,
+    image: String,
     /// The container's name
-    pub id: String,
+    #[arg(required_unless_present = "config", conflicts_with = "config")]
+    id: Option<String>,
     /// The command and its arguments [default: the image's]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+    command: Vec<String>,
+}
+
+impl ContainerOptions {
+    /// Returns the container's name, which is the only argument if there is a configuration.
+    pub fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.image)
+    }
+
+    /// Returns what the container is made of.
+    pub fn source(&self) -> String {
+        let file = self.config.as_ref().map(|file| file.display().to_string());
+        file.unwrap_or_else(|| self.image.clone())
+    }
 }
 
 /// Creates.
@@ -83,7 +112,7 @@ pub async fn create(
     options: &ContainerOptions,
     signals: &mut Signals,
 ) -> Result<Container> {
-    let what = || format!("create container {}", options.id);
+    let what = || format!("create container {}", options.id());
     // Until the container refers to its snapshot, the lease is what keeps it.
     let (leased, lease) = leases::lease(client).await.with_context(what)?;
     let result = create_leased(&leased, options, signals)
@@ -98,32 +127,20 @@ async fn create_leased(
     options: &ContainerOptions,
     signals: &mut Signals,
 ) -> Result<Container> {
-    let mut spec = spec::defaults::linux(client.namespace(), &options.id);
-    if options.tty {
-        spec["process"]["terminal"] = json!(true);
-        spec::process::set_env(&mut spec, vec!["TERM=xterm".into()]);
-    }
     let mut container = Container {
-        id: options.id.clone(),
+        id: options.id().to_owned(),
         runtime: Some(Runtime {
             name: options.runtime.clone(),
             options: runtime_options(options)?,
         }),
         ..Default::default()
     };
-    let (config, root) = if options.rootfs {
-        let folder = PathBuf::from(&options.image).canonicalize();
-        let folder = folder.with_context(|| format!("find {}", options.image))?;
-        spec["root"]["path"] = json!(folder);
-        (Value::Null, Some(root_at(&folder)?))
-    } else {
-        let (config, mounts) = from_image(client, options, &mut container, signals).await?;
-        (config, root_of(&mounts))
+    let spec = match &options.config {
+        Some(file) => read(file),
+        None => configure(client, options, &mut container, signals).await,
     };
-    let filled = fill(options, &mut spec, &config, root.as_ref());
-    drop(root);
-    let created = match filled {
-        Ok(()) => {
+    let created = match spec {
+        Ok(spec) => {
             container.labels.extend(parse_labels(&options.label));
             container.spec = Some(spec::pack(&spec));
             let request = CreateContainerRequest {
@@ -150,6 +167,37 @@ async fn create_leased(
     }
 }
 
+fn read(file: &Path) -> Result<Value> {
+    let what = || format!("read {}", file.display());
+    let text = std::fs::read(file).with_context(what)?;
+    serde_json::from_slice(&text).with_context(what)
+}
+
+/// Returns the configuration that the options ask for, and prepares the snapshot of the image.
+async fn configure(
+    client: &Client,
+    options: &ContainerOptions,
+    container: &mut Container,
+    signals: &mut Signals,
+) -> Result<Value> {
+    let mut spec = spec::defaults::linux(client.namespace(), options.id());
+    if options.tty {
+        spec["process"]["terminal"] = json!(true);
+        spec::process::set_env(&mut spec, vec!["TERM=xterm".into()]);
+    }
+    let (config, root) = if options.rootfs {
+        let folder = PathBuf::from(&options.image).canonicalize();
+        let folder = folder.with_context(|| format!("find {}", options.image))?;
+        spec["root"]["path"] = json!(folder);
+        (Value::Null, Some(root_at(&folder)?))
+    } else {
+        let (config, mounts) = from_image(client, options, container, signals).await?;
+        (config, root_of(&mounts))
+    };
+    fill(options, &mut spec, &config, root.as_ref())?;
+    Ok(spec)
+}
+
 fn fill(
     options: &ContainerOptions,
     spec: &mut Value,
@@ -158,6 +206,7 @@ fn fill(
 ) -> Result<()> {
     spec::apply_image(spec, config, &options.command)?;
     options.spec.apply(spec)?;
+    options.limits.apply(spec)?;
     let of_image = config
         .pointer("/config/User")
         .and_then(Value::as_str)
@@ -182,7 +231,7 @@ async fn from_image(
     let parent = signals.unless(unpacking).await?;
     let prepare = PrepareSnapshotRequest {
         snapshotter: snapshotter.clone(),
-        key: options.id.clone(),
+        key: container.id.clone(),
         parent,
         labels: parse_labels(&options.snapshotter_label),
     };
@@ -193,7 +242,7 @@ async fn from_image(
         .doing(|| "prepare a snapshot".into())?;
     container.image = options.image.clone();
     container.snapshotter = snapshotter.clone();
-    container.snapshot_key = options.id.clone();
+    container.snapshot_key = container.id.clone();
     container.labels = image_labels(&resolved.config);
     Ok((resolved.config, answer.into_inner().mounts))
 }

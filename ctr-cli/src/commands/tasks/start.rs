@@ -64,10 +64,7 @@ pub async fn run(session: &Session, options: Options) -> Result<u8> {
     let container = containers::get(&session.client, &options.id).await?;
     let configuration = spec::unpack(container.spec.as_ref())?;
     let start_options = StartOptions {
-        terminal: configuration
-            .pointer("/process/terminal")
-            .and_then(serde_json::Value::as_bool)
-            .unwrap_or(false),
+        terminal: spec::has_terminal(&configuration),
         interactive: options.interactive,
         detach: options.detach,
         null_io: options.null_io,
