@@ -242,6 +242,7 @@ fn shims(config: &Config, events: Arc<Exchange>) -> Result<Shims> {
         env: settings.env,
         debug: ["debug", "trace"].contains(&config.log_level.as_str()),
         version: services::version::VERSION,
+        limits: config.timeouts,
     };
     Ok(Shims::new(folders, resolver, caller, events))
 }
@@ -452,6 +453,7 @@ fn serve(
     }
 
     services.plugins.record(Plugin::new(GRPC, "introspection"));
+    services.plugins.require(&config.required)?;
     let plugins = Arc::new(services.plugins);
     let directory = config.root.join(format!("{GRPC}.introspection"));
     listen::directory(&directory, 0o700)?;

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod authority;
 pub mod blocking;
+pub mod cgroup;
 pub mod config;
 pub mod content;
 pub mod context;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use daemon::config::{self, Config};
 use daemon::error::{Context, Result};
 use daemon::services::version::{REVISION, VERSION};
-use daemon::{app, listen, notify, plugin};
+use daemon::{app, cgroup, listen, notify, plugin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -111,6 +111,14 @@ fn start(flags: &Flags) -> Result<()> {
     }
     for key in unknown {
         tracing::warn!(key, "unknown configuration key");
+    }
+    if let Some(score) = config.oom_score
+        && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+    {
+        tracing::error!(score, "set the OOM score: {error}");
+    }
+    if let Some(path) = &config.cgroup {
+        cgroup::join(path)?;
     }
     sys::memory::keep_little();
     runtime()?.block_on(serve(&config))

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::error::Error;
+use crate::error::{Error, Result, precondition};
 use crate::filter::{self, Fields};
 
 /// A part of the daemon under the type and id that containerd knows it by.
@@ -89,8 +89,46 @@ impl Plugins {
         self.plugins.push(plugin);
     }
 
+    /// Fails unless all parts are there that `uris` name.
+    pub fn require(&self, uris: &[String]) -> Result<()> {
+        for uri in uris {
+            let of_uri = |plugin: &&Plugin| format!("{}.{}", plugin.kind, plugin.id) == *uri;
+            let Some(plugin) = self.iter().find(of_uri) else {
+                return Err(precondition(format!("required plugin {uri} not included")));
+            };
+            if let Some((_, message)) = &plugin.init_error {
+                let message = format!("load required plugin {uri}: {message}");
+                return Err(precondition(message));
+            }
+        }
+        Ok(())
+    }
+
     /// Returns all parts.
     pub fn iter(&self) -> impl Iterator<Item = &Plugin> {
         self.plugins.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn what_is_required_must_be_there_and_work() {
+        let mut plugins = Plugins::default();
+        plugins.record(Plugin::new("io.containerd.event.v1", "exchange"));
+        let failed = Error::new(Kind::Unavailable, "no network");
+        plugins.record(Plugin::new("io.containerd.grpc.v1", "cri").failed(&failed));
+        let require = |uri: &str| plugins.require(&[uri.to_owned()]);
+        require("io.containerd.event.v1.exchange").unwrap();
+        let error = require("io.containerd.grpc.v1.cri").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "load required plugin io.containerd.grpc.v1.cri: no network"
+        );
+        let error = require("io.containerd.event.v1.other").unwrap_err();
+        assert!(error.to_string().ends_with("not included"), "{error}");
     }
 }

@@ -19,5 +19,6 @@ mod restart;
 mod runtime;
 mod runtime_edges;
 mod security;
+mod settings;
 mod systemd;
 mod tidy;

@@ -29,9 +29,9 @@ pub struct File {
     #[serde(default)]
     pub metrics: Metrics,
     #[serde(default)]
-    pub cgroup: Unused,
+    pub cgroup: Cgroup,
     #[serde(default)]
-    pub timeouts: Unused,
+    pub timeouts: BTreeMap<String, String>,
     #[serde(default)]
     pub proxy_plugins: BTreeMap<String, ProxyPlugin>,
     #[serde(default)]
@@ -102,6 +102,14 @@ pub struct ProxyPlugin {
     pub platform: String,
     pub exports: BTreeMap<String, String>,
     pub capabilities: Vec<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// The control group of the daemon.
+#[derive(Debug, Default, Deserialize)]
+pub struct Cgroup {
+    pub path: Option<PathBuf>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

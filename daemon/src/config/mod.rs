@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Context, Result, invalid};
 use crate::gc;
 use crate::labels;
+use crate::tasks::Limits;
 use file::{Debug, File, Grpc, Metadata, Metrics, ProxyPlugin, Scheduler, Ttrpc, Unknown};
 
 /// Where the configuration file is unless the command line names another.
@@ -49,7 +50,12 @@ pub struct Config {
     pub metrics: Option<String>,
     /// Whether metrics tell how long calls take.
     pub histogram: bool,
+    /// How likely the kernel is to kill the daemon for want of memory; nothing leaves that as it is.
     pub oom_score: Option<i32>,
+    /// The control group that the daemon is to be in; nothing leaves it where it is.
+    pub cgroup: Option<PathBuf>,
+    /// How long shims may take.
+    pub timeouts: Limits,
     /// Whether a blob of one namespace may be had by all that know its digest.
     pub content_shared: bool,
     pub gc: gc::Config,
@@ -59,6 +65,8 @@ pub struct Config {
     pub unheeded: Vec<String>,
     /// URIs of the parts that are not to be started.
     pub disabled: Vec<String>,
+    /// URIs of the parts without which the daemon is not to be started.
+    pub required: Vec<String>,
     /// What the file says of parts that read their own settings, by plugin URI.
     pub plugins: BTreeMap<String, toml::Table>,
 }
@@ -93,11 +101,14 @@ impl Default for Config {
             metrics: None,
             histogram: false,
             oom_score: None,
+            cgroup: None,
+            timeouts: Limits::default(),
             content_shared: true,
             gc: gc::Config::default(),
             snapshotters: BTreeMap::new(),
             unheeded: Vec::new(),
             disabled: Vec::new(),
+            required: Vec::new(),
             plugins: BTreeMap::new(),
         }
     }
@@ -162,7 +173,17 @@ impl Config {
         config.set_proxies(&mut file, unknown)?;
         config.root = file.root.unwrap_or(config.root);
         config.state = file.state.unwrap_or(config.state);
-        config.oom_score = file.oom_score;
+        for (key, text) in &file.timeouts {
+            let limit = duration::parse(text)
+                .ok_or_else(|| invalid(format!("timeouts.{key}: {text:?} is no duration")))?;
+            if !config.timeouts.set(key, limit) {
+                config.unheeded.push(format!("timeouts.{key}"));
+            }
+        }
+        note(unknown, "cgroup", &file.cgroup.unknown);
+        config.cgroup = file.cgroup.path.filter(|path| !path.as_os_str().is_empty());
+        config.oom_score = file.oom_score.filter(|score| *score != 0);
+        config.required = file.required_plugins;
         config.disabled = file.disabled_plugins;
         config.plugins = file.plugins;
         Ok(config)
@@ -288,18 +309,8 @@ impl Config {
 
 /// Returns the names of what is said in sections that have no effect.
 fn unheeded(file: &File) -> Vec<String> {
-    let sections = [
-        ("cgroup", &file.cgroup),
-        ("timeouts", &file.timeouts),
-        ("stream_processors", &file.stream_processors),
-    ];
-    let mut names = Vec::new();
-    for (section, keys) in sections {
-        names.extend(keys.keys().map(|key| format!("{section}.{key}")));
-    }
-    let required = file.required_plugins.iter();
-    names.extend(required.map(|uri| format!("required_plugins.{uri}")));
-    names
+    let keys = file.stream_processors.keys();
+    keys.map(|key| format!("stream_processors.{key}")).collect()
 }
 
 /// Returns the address of the ttrpc socket that goes with a gRPC socket.
@@ -363,15 +374,17 @@ mod tests {
 
     #[test]
     fn sections_without_effect_are_named() {
-        let text = "version = 2\n[timeouts]\n\"io.containerd.timeout.task.state\" = \"2s\"\n\
+        let text = "version = 2\n[timeouts]\n\"io.containerd.timeout.task.state\" = \"7s\"\n\
+                    \"io.containerd.timeout.bolt.open\" = \"2s\"\n\
                     [proxy_plugins.far]\ntype = \"content\"\naddress = \"/s\"\n";
         let mut unknown = Vec::new();
         let config = Config::parse(text, &mut unknown).unwrap();
         let expected = [
-            "timeouts.io.containerd.timeout.task.state",
             "proxy_plugins.far",
+            "timeouts.io.containerd.timeout.bolt.open",
         ];
         assert_eq!(config.unheeded, expected);
+        assert_eq!(config.timeouts.state, Duration::from_secs(7));
         assert!(unknown.is_empty());
     }
 

@@ -80,6 +80,14 @@ pub fn dump(config: &Config) -> Result<String> {
     }
     let disabled = config.disabled.iter().cloned().map(Value::String);
     table.insert("disabled_plugins".into(), Value::Array(disabled.collect()));
+    let path = config.cgroup.clone().unwrap_or_default();
+    let cgroup = Table::from_iter([("path".to_owned(), text(&path))]);
+    table.insert("cgroup".into(), cgroup.into());
+    let required = config.required.iter().cloned().map(Value::String);
+    table.insert("required_plugins".into(), Value::Array(required.collect()));
+    let timeouts = config.timeouts.iter();
+    let timeouts = timeouts.map(|(key, limit)| (key.to_owned(), duration(limit).into()));
+    table.insert("timeouts".into(), Value::Table(timeouts.collect()));
     let proxies = Table::try_from(&config.snapshotters)
         .map_err(|error| Error::other("write TOML", error).with_kind(Kind::Internal))?;
     table.insert("proxy_plugins".into(), proxies.into());
@@ -153,6 +161,9 @@ mod tests {
             ..ProxyPlugin::default()
         };
         config.snapshotters.insert("far".into(), proxy);
+        config.timeouts.load = Duration::from_secs(9);
+        config.cgroup = Some("/daemons".into());
+        config.required.push("io.containerd.grpc.v1.cri".into());
         config.gc.schedule_delay = Duration::from_millis(1500);
         let own = "env = [\"A=1\"]".parse().unwrap();
         config

@@ -14,12 +14,11 @@ use tokio::process::Command;
 use super::bootstrap::Endpoint;
 use super::bundle::Bundle;
 use super::exit::Exit;
+use super::limits::Limits;
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long a shim may take to start.
 const START: Duration = Duration::from_secs(60);
-/// How long a shim's executable may take to clean up.
-const DELETE: Duration = Duration::from_secs(10);
 /// What a shim of containerd 2.4 says when it is started in the way of the versions before 2.3.
 const NEEDS_PARAMETERS: &str = "started through the deprecated API";
 
@@ -36,6 +35,8 @@ pub struct Caller {
     pub debug: bool,
     /// The daemon's version.
     pub version: &'static str,
+    /// How long shims may take.
+    pub limits: Limits,
 }
 
 impl Caller {
@@ -65,7 +66,9 @@ impl Caller {
 
     /// Has the executable of a shim that is gone clean up after it; returns how the task ended.
     pub async fn delete(&self, binary: &Path, bundle: &Bundle) -> Result<Exit> {
-        let output = self.run(binary, bundle, "delete", &[], DELETE).await?;
+        let output = self
+            .run(binary, bundle, "delete", &[], self.limits.cleanup)
+            .await?;
         check(&output)?;
         let response = DeleteResponse::decode(output.stdout.as_slice())
             .map_err(|error| Error::other("read the shim's answer", error))?;

@@ -9,6 +9,7 @@
 //! | `command.rs`, `bootstrap.rs` | running a shim's executable; its answer |
 //! | `bundle.rs` | the folder of a task |
 //! | `resolve.rs` | runtime names |
+//! | `limits.rs` | how long shims may take |
 //! | `exit.rs` | how a task ends, told exactly once |
 //! | `remnants.rs` | what a creation that was cut short leaves |
 
@@ -17,6 +18,7 @@ pub mod bundle;
 pub mod command;
 pub mod config;
 pub mod exit;
+pub mod limits;
 mod log;
 mod reload;
 mod remnants;
@@ -41,6 +43,7 @@ use crate::filter::{self, Fields, Filter};
 use crate::metadata::{Container, Containers, Sandboxes};
 pub use config::Config;
 pub use exit::Exit;
+pub use limits::Limits;
 use shim::Shim;
 use shims::{Hold, Shims};
 pub use task::Task;

@@ -22,8 +22,6 @@ use crate::metadata::{Containers, Sandboxes};
 const CONCURRENT: usize = 64;
 /// How long a shim's executable that outlived the daemon may take to say where the shim listens.
 const STARTED: Duration = Duration::from_secs(2);
-/// How long a shim may take to answer its first question.
-const LOAD: Duration = Duration::from_secs(2);
 
 impl Shims {
     /// Connects to all shims that still run, and cleans up after those that do not.
@@ -108,7 +106,7 @@ impl Shims {
         let log = log::follow(bundle)
             .inspect_err(|error| tracing::warn!(id = bundle.id, "{error:#}"))
             .ok();
-        Shim::connect(bundle.clone(), binary, &endpoint, log).await
+        Shim::connect(bundle.clone(), binary, &endpoint, self.limits(), log).await
     }
 
     /// Returns the executable of a bundle's shim: as written down, or by the runtime of the container.
@@ -146,7 +144,7 @@ async fn state(shim: &Shim) -> Result<StateResponse> {
         id: shim.bundle.id.clone(),
         ..StateRequest::default()
     };
-    shim.call(Some(LOAD), |client, call| {
+    shim.call(Some(shim.limits.load), |client, call| {
         let request = request.clone();
         async move { client.state(&call, &request).await }
     })

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::bootstrap::Endpoint;
 use super::bundle::Bundle;
 use super::exit::{Exit, Told};
+use super::limits::Limits;
 use super::log::Follower;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -36,6 +37,8 @@ pub struct Shim {
     pub binary: PathBuf,
     /// Which of the task's last events have been published.
     pub told: Told,
+    /// How long it may take.
+    pub limits: Limits,
     client: Client,
     endpoint: Endpoint,
     /// Whether the shim knows only version 2 of the task API; both have the same messages.
@@ -51,6 +54,7 @@ impl Shim {
         bundle: Bundle,
         binary: PathBuf,
         endpoint: &Endpoint,
+        limits: Limits,
         log: Option<Follower>,
     ) -> Result<Self> {
         let path = endpoint.path()?;
@@ -62,6 +66,7 @@ impl Shim {
             bundle,
             binary,
             told: Told::default(),
+            limits,
             client,
             endpoint: endpoint.clone(),
             old: AtomicBool::new(endpoint.version < 3),

@@ -13,7 +13,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use api_protos::containerd::types::Envelope;
 use prost_types::Any;
@@ -21,6 +20,7 @@ use prost_types::Any;
 use super::bundle::{Bundle, Folders};
 use super::command::Caller;
 use super::exit::{self, Exit};
+use super::limits::Limits;
 use super::log;
 use super::remnants;
 use super::resolve::Resolver;
@@ -29,9 +29,6 @@ use super::task;
 use crate::blocking::blocking;
 use crate::error::{Context, Error, Kind, Result};
 use crate::events::Exchange;
-
-/// How long a shim may take to give up a task.
-const CLEAN: Duration = Duration::from_secs(5);
 
 type Name = (String, String);
 
@@ -85,6 +82,11 @@ impl Shims {
     /// Returns what knows where the executables are.
     pub fn resolver(&self) -> &Resolver {
         &self.inner.resolver
+    }
+
+    /// Returns how long shims may take.
+    pub fn limits(&self) -> Limits {
+        self.inner.caller.limits
     }
 
     /// Returns where the bundles are.
@@ -163,7 +165,15 @@ impl Shims {
         let endpoint = self.inner.caller.start(binary, bundle, options).await?;
         let (written, address) = (bundle.clone(), endpoint.clone());
         blocking(move || written.write_endpoint(&address)).await?;
-        Shim::connect(bundle.clone(), binary.to_owned(), &endpoint, Some(log)).await
+        let limits = self.limits();
+        Shim::connect(
+            bundle.clone(),
+            binary.to_owned(),
+            &endpoint,
+            limits,
+            Some(log),
+        )
+        .await
     }
 
     /// Makes a shim known by the name that was held for it, and cleans up after it should it vanish.
@@ -231,7 +241,7 @@ impl Shims {
     /// Ends a shim that has no task, or none worth keeping, and removes the bundle.
     pub async fn end(&self, shim: Shim) {
         // Without a task there is nothing to delete, which is no failure here.
-        let _ = task::delete(&shim, "", CLEAN).await;
+        let _ = task::delete(&shim, "", shim.limits.cleanup).await;
         self.end_deleted(&shim).await;
     }
 

@@ -8,12 +8,10 @@ use api_protos::containerd::v1::types::ProcessInfo;
 use prost_types::Any;
 
 use super::exit::Exit;
-use super::shim::{ASK, CHANGE, LONG, Shim};
+use super::shim::{CHANGE, LONG, Shim};
 use super::shims::Shims;
 use crate::error::{Context, Error, Kind, Result};
 
-/// How long a shim may take to end.
-const SHUTDOWN: Duration = Duration::from_secs(3);
 const SIGKILL: u32 = 9;
 
 /// A task that has a shim. An `exec_id` of "" stands for the task's first process.
@@ -45,7 +43,7 @@ pub(super) async fn shutdown(shim: &Shim) -> Result<()> {
         id: shim.bundle.id.clone(),
         now: false,
     };
-    match call!(shim, Some(SHUTDOWN), shutdown, request).await {
+    match call!(shim, Some(shim.limits.shutdown), shutdown, request).await {
         Err(_) if shim.is_closed() => Ok(()),
         result => result,
     }
@@ -94,7 +92,7 @@ impl Task {
             id: self.own_id(),
             exec_id: exec_id.to_owned(),
         };
-        call!(self.shim, Some(ASK), state, request).await
+        call!(self.shim, Some(self.shim.limits.state), state, request).await
     }
 
     /// Sends a signal to a process, or to all of the task.
@@ -161,7 +159,11 @@ impl Task {
     /// Returns what the task has used.
     pub async fn stats(&self) -> Result<Option<Any>> {
         let request = StatsRequest { id: self.own_id() };
-        Ok(call!(self.shim, Some(ASK), stats, request).await?.stats)
+        Ok(
+            call!(self.shim, Some(self.shim.limits.stats), stats, request)
+                .await?
+                .stats,
+        )
     }
 
     /// Changes the task's limits; the id in `request` is filled in.
