@@ -239,6 +239,12 @@ fn a_detached_container_is_entered_paused_killed_and_deleted() {
                 .any(|line| line.starts_with("memory.limit") && line.ends_with("64.0 MiB")),
             "{figures}"
         );
+        assert!(
+            figures
+                .lines()
+                .any(|line| line.starts_with("pids.limit") && line.ends_with("no limit")),
+            "{figures}"
+        );
         assert!(setup.ok(&["tasks", "ps", "server"]).lines().count() > 1);
         let refused = setup.run(&["containers", "delete", "server"]).refused();
         assert!(refused.contains("it has a task"), "{refused}");

@@ -89,8 +89,9 @@ pub async fn run(session: &Session, options: Options) -> Result<()> {
         json!({"metric": "timestamp", "value": at}),
     );
     for (name, value, size) in rows {
-        // What has no limit says so by the largest number there is, or the largest of whole pages.
+        // What has no limit says so by the largest number there is, or the largest of whole pages; of processes by 0.
         let text = match value {
+            0 if name == "pids.limit" => "no limit".into(),
             value if value >= u64::MAX / 4 => "no limit".into(),
             value if size => bytes(value),
             value => value.to_string(),
