@@ -373,3 +373,20 @@ fn a_root_moved_over_the_hosts_leaves_no_other_proc() {
         assert!(refused.contains("ermission denied"), "{refused}");
     });
 }
+
+#[test]
+fn letters_that_are_no_access_to_a_device_are_passed_over() {
+    each(|mut bundle| {
+        let rule = json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "ra"});
+        bundle.push("/linux/resources/devices", rule);
+        let kmsg = json!({"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11});
+        bundle.push("/linux/devices", kmsg);
+        for set in ["bounding", "permitted", "effective"] {
+            // The kernel may keep its log from all others.
+            let set = format!("/process/capabilities/{set}");
+            bundle.push(&set, json!("CAP_SYSLOG"));
+        }
+        let script = "(: < /dev/kmsg) && echo read; (: > /dev/kmsg) 2>/dev/null || echo refused";
+        assert_eq!(bundle.sh(script).ok(), "read\nrefused\n");
+    });
+}

@@ -309,14 +309,19 @@ fn parse_access(letters: &str, index: usize) -> Result<u8> {
             "device access at {index} field cannot be empty"
         )));
     }
-    letters.chars().try_fold(0, |access, letter| match letter {
-        'r' => Ok(access | READ),
-        'w' => Ok(access | WRITE),
-        'm' => Ok(access | MKNOD),
-        _ => Err(invalid(format!(
-            "device access {letters:?} at {index} is not of r, w and m"
+    // As runc does: what is none of these is passed over.
+    let access = letters.chars().fold(0, |access, letter| match letter {
+        'r' => access | READ,
+        'w' => access | WRITE,
+        'm' => access | MKNOD,
+        _ => access,
+    });
+    match access {
+        0 => Err(invalid(format!(
+            "device access {letters:?} at {index} has none of r, w and m"
         ))),
-    })
+        access => Ok(access),
+    }
 }
 
 /// Returns a device number; -1 stands for all.

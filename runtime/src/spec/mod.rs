@@ -96,6 +96,7 @@ pub(crate) fn validate(spec: &Spec) -> Result<()> {
     validate_namespaces(spec)?;
     validate_sysctls(spec)?;
     validate_memory_policy(spec)?;
+    refuse_unsupported(spec)?;
     for mount in spec.mounts().iter().flatten() {
         if mount.destination().as_os_str().is_empty() {
             return invalid("mount destination must not be empty");
@@ -151,6 +152,32 @@ fn validate_namespaces(spec: &Spec) -> Result<()> {
     }
     if has_clocks(spec) && namespace(spec, LinuxNamespaceType::Time) != Some(None) {
         return invalid("time namespace offsets need a time namespace of the container's own");
+    }
+    Ok(())
+}
+
+/// Refuses what would else be left out without a word.
+fn refuse_unsupported(spec: &Spec) -> Result<()> {
+    let Some(linux) = spec.linux() else {
+        return Ok(());
+    };
+    let devices = linux.net_devices().as_ref();
+    let label = linux.mount_label().as_deref();
+    for (there, name) in [
+        (linux.intel_rdt().is_some(), "linux.intelRdt"),
+        (
+            devices.is_some_and(|all| !all.is_empty()),
+            "linux.netDevices",
+        ),
+        (
+            label.is_some_and(|label| !label.is_empty()),
+            "linux.mountLabel",
+        ),
+    ] {
+        if there {
+            let message = format!("{name} of the configuration is not supported");
+            return Err(Error::new(Kind::Unimplemented, message));
+        }
     }
     Ok(())
 }
@@ -278,7 +305,28 @@ fn invalid<T>(message: impl Into<String>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        for (name, value) in [
+            ("intelRdt", json!({ "closID": "a" })),
+            ("netDevices", json!({ "eth0": {} })),
+            (
+                "mountLabel",
+                json!("system_u:object_r:svirt_lxc_file_t:s0:c1"),
+            ),
+        ] {
+            let mut config = defaults::config();
+            config["linux"][name] = value;
+            let spec = serde_json::from_value(config).unwrap();
+            let error = validate(&spec).unwrap_err();
+            assert_eq!(error.kind(), Kind::Unimplemented);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
 
     #[test]
     fn lists_of_processors_are_ranges_and_numbers() {
