@@ -123,7 +123,11 @@ impl Groups {
 impl Drop for Groups {
     fn drop(&mut self) {
         for group in self.folders() {
-            let _ = fs::remove_dir(group);
+            // Upstream makes plain folders for hierarchies that are not mounted, with a plain file in each.
+            if fs::remove_dir(&group).is_err() {
+                let _ = fs::remove_file(group.join("cgroup.procs"));
+                let _ = fs::remove_dir(&group);
+            }
         }
     }
 }
@@ -149,6 +153,10 @@ fn the_daemon_is_in_the_control_group_that_is_set() {
         names.sort();
         daemon.terminate();
         assert!(!groups.folders().is_empty());
+        drop(daemon);
+        let removed = Groups(groups.0.clone());
+        drop(groups);
+        assert_eq!(removed.folders(), Vec::<PathBuf>::new());
         names
     });
     let [upstream, ours] = joined;
