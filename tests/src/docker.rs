@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{Daemon, Engine, Finished, Network, Peers, binaries, command, eventually};
+use crate::{Daemon, Engine, Finished, Network, Peers, Registry, binaries, command, eventually};
 
 /// How long one line of shell may take.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -222,11 +222,22 @@ impl Dockerd {
 
     /// Starts a registry in dockerd's network, with these lines at the end of its configuration, and waits until it listens.
     pub fn serve_registry(&mut self, address: &str, more: &str) {
+        let data = format!("registry-{}.data", self.registries.len());
+        let data = self.daemon.folder().join(data);
+        self.serve(&data, address, more);
+    }
+
+    /// Starts a registry in dockerd's network with another one's images, and waits until it listens.
+    pub fn serve_images_of(&mut self, registry: &Registry, address: &str) {
+        self.serve(&registry.data(), address, "");
+    }
+
+    fn serve(&mut self, data: &Path, address: &str, more: &str) {
         let folder = self.daemon.folder();
         let config = folder.join(format!("registry-{}.yml", self.registries.len()));
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: '{address}'\n{more}",
-            config.with_extension("data").display()
+            data.display()
         );
         fs::write(&config, text).expect("write the configuration");
         let log = File::create(config.with_extension("log")).expect("make the log");

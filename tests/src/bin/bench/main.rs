@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod counts;
+mod docker;
 mod engine;
 mod memory;
 mod oci;
@@ -45,6 +46,13 @@ const fn group(names: &'static [&'static str], measure: fn(&Bench) -> Vec<Row>) 
     }
 }
 
+const fn docker(names: &'static [&'static str], measure: fn(&Bench) -> Vec<Row>) -> Group {
+    Group {
+        suite: "docker",
+        ..group(names, measure)
+    }
+}
+
 const GROUPS: &[Group] = &[
     group(oci::RUN, oci::run),
     group(oci::EXEC, oci::exec),
@@ -55,6 +63,11 @@ const GROUPS: &[Group] = &[
     group(counts::NAMES, counts::measure),
     group(pull::GZIP, pull::gzip),
     group(pull::ZSTD, pull::zstd),
+    docker(docker::RUN, docker::run),
+    docker(docker::EXEC, docker::exec),
+    docker(docker::BUILD, docker::build),
+    docker(docker::PULL_GRAPH_DRIVER, docker::pull_by_graph_driver),
+    docker(docker::PULL_IMAGE_STORE, docker::pull_to_image_store),
 ];
 
 fn main() -> ExitCode {

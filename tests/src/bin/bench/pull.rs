@@ -21,11 +21,16 @@ pub const ZSTD: &[&str] = &["pull-zstd", "pull-zstd-cpu"];
 
 /// Measures wall time of the client and processor time of the daemon with layers compressed as most are.
 pub fn gzip(bench: &Bench) -> Vec<Row> {
+    measure(bench, GZIP, &gzip_image(bench), Some(0.7))
+}
+
+/// Returns the large image with its layers as they are.
+pub fn gzip_image(bench: &Bench) -> Image {
     let mut recipe = Image::busybox_recipe();
     for layer in layers(bench) {
         recipe = recipe.gzip_layer(fs::read(layer).expect("read a layer"));
     }
-    measure(bench, GZIP, &recipe.build(), Some(0.7))
+    recipe.build()
 }
 
 /// Measures the same with the layers compressed by zstd.
