@@ -417,6 +417,27 @@ fn shared(shown: &str, pid: &str) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_mount_is_mapped_as_the_user_namespace_that_is_joined() {
+    each(|mut first| {
+        in_user_namespace(&mut first, None);
+        first.stay();
+        let pid = first.state()["pid"].to_string();
+        let mut second = Bundle::new(first.of());
+        in_user_namespace(&mut second, Some(&format!("/proc/{pid}/ns/user")));
+        for maps in ["/linux/uidMappings", "/linux/gidMappings"] {
+            second.set(maps, Value::Null);
+        }
+        let source = second.path().join("source");
+        fs::create_dir(&source).expect("make a folder");
+        let options = ["bind", "idmap"];
+        let mount = json!({"destination": "/work", "source": source, "options": options});
+        second.push("/mounts", mount);
+        // The host's root owns the folder, and so does the container's in this mount of it.
+        assert_eq!(second.sh("stat -c '%u %g' /work").ok(), "0 0\n");
+    });
+}
+
+#[test]
 fn a_new_user_namespace_goes_with_joined_ones() {
     each(|mut first| {
         first.stay();

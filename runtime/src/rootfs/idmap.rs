@@ -3,9 +3,10 @@
 //! namespace's users cannot enter.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use sys::attach::{self, Change};
 use sys::procfs::Procfs;
@@ -67,11 +68,18 @@ impl BindTrees {
     }
 }
 
-/// The maps of users and groups in the kernel's form.
+/// How files of a mount are to be owned.
 struct Maps {
-    uids: String,
-    gids: String,
+    owners: Owners,
     recursive: bool,
+}
+
+/// Where maps of owners come from.
+enum Owners {
+    /// The maps of users and groups in the kernel's form.
+    Text { uids: String, gids: String },
+    /// Those of the user namespace at this path, which the container joins.
+    Joined(PathBuf),
 }
 
 fn maps(mount: &Mount, spec: &Spec) -> Result<Option<Maps>> {
@@ -89,17 +97,20 @@ fn maps(mount: &Mount, spec: &Spec) -> Result<Option<Maps>> {
         gids = linux.map_or(Vec::new(), |linux| own(linux.gid_mappings()));
     }
     let refuse = |message: &str| Err(Error::new(Kind::InvalidArgument, message.to_string()));
-    if uids.is_empty() || gids.is_empty() {
-        return refuse("id-mapped mounts need mappings of both users and groups");
-    }
     if !mounts::is_bind(mount) {
         return refuse("id-mapped mounts are only supported for bind mounts");
     }
-    Ok(Some(Maps {
-        uids: text(&uids),
-        gids: text(&gids),
-        recursive,
-    }))
+    let owners = match namespace(spec, LinuxNamespaceType::User) {
+        Some(Some(path)) if uids.is_empty() && gids.is_empty() => Owners::Joined(path),
+        _ if uids.is_empty() || gids.is_empty() => {
+            return refuse("id-mapped mounts need mappings of both users and groups");
+        }
+        _ => Owners::Text {
+            uids: text(&uids),
+            gids: text(&gids),
+        },
+    };
+    Ok(Some(Maps { owners, recursive }))
 }
 
 /// Returns maps as the kernel reads them.
@@ -130,7 +141,14 @@ fn mapped(
     has_users: bool,
 ) -> Result<Tree> {
     let recursive = maps.recursive;
-    let userns = sys::namespace::mapped_user(procfs, &maps.uids, &maps.gids)?;
+    let userns = match &maps.owners {
+        Owners::Text { uids, gids } => sys::namespace::mapped_user(procfs, uids, gids)?,
+        Owners::Joined(path) => {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty())
+                .context(|| format!("open namespace {path:?}"))?
+        }
+    };
     match has_users {
         true => set_maps(
             mounts::clone_source(bundle, mount)?,
