@@ -112,6 +112,9 @@ pub fn pivot(root: impl AsFd) -> Result<()> {
     rustix::process::fchdir(root.as_fd()).context(|| "change to the root file system")?;
     // The old root lands on top of the new one: no folder is needed to put it, and none can be in the way.
     rustix::process::pivot_root(".", ".").context(|| "pivot_root")?;
+    // Where the root's propagation is shared, the mounts of the old root still have peers on the host, which would go too.
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(".", slave).context(|| "cut the old root off from the host")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).context(|| "detach the old root")?;
     rustix::process::chdir("/").context(|| "change to the new root")
 }

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::{Bundle, Runtime, skip};
+use tests::{Bundle, Runtime, command, skip};
 
 /// Runs a case with ours and with runc.
 fn each(case: impl Fn(Bundle)) {
@@ -388,5 +389,25 @@ fn letters_that_are_no_access_to_a_device_are_passed_over() {
         }
         let script = "(: < /dev/kmsg) && echo read; (: > /dev/kmsg) 2>/dev/null || echo refused";
         assert_eq!(bundle.sh(script).ok(), "read\nrefused\n");
+    });
+}
+
+#[test]
+fn a_container_with_a_shared_root_takes_no_mount_of_the_host_along() {
+    each(|mut bundle| {
+        bundle.set("/linux/rootfsPropagation", json!("shared"));
+        bundle.args(&["/bin/true"]);
+        let id = bundle.id().to_owned();
+        let run = bundle.command(&["run", &id]);
+        // In a mount namespace of its own, with a shared mount and one below it, as dockerd's folder is.
+        let script = "mkdir top && mount -t tmpfs top top && mount --make-shared top && mkdir top/below \
+            && mount -t tmpfs below top/below && \"$@\" && grep -c /top/below /proc/self/mountinfo";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-ec", script, "sh"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .current_dir(bundle.path());
+        assert_eq!(command::run(&mut command).ok(), "1\n");
     });
 }
