@@ -160,12 +160,7 @@ impl Monitor {
     async fn see_to(&self, context: &Context, id: &str, waited: bool) -> Result<bool> {
         let found = self.find(context, id).await;
         // Labels are read after the task: who says that it shall stop says so first, and then ends it.
-        let (containers, owner, key) = (
-            self.parts.containers.clone(),
-            context.clone(),
-            id.to_owned(),
-        );
-        let container = match blocking(move || containers.get(&owner, &key)).await {
+        let container = match self.container(context, id).await {
             Err(error) if error.kind() == Kind::NotFound => return Ok(false),
             container => container?,
         };
@@ -194,6 +189,12 @@ impl Monitor {
                 Found::Unknown
             }
         }
+    }
+
+    async fn container(&self, context: &Context, id: &str) -> Result<Container> {
+        let containers = self.parts.containers.clone();
+        let (context, id) = (context.clone(), id.to_owned());
+        blocking(move || containers.get(&context, &id)).await
     }
 
     /// Kills and deletes a container's task, if there is one.
@@ -242,7 +243,11 @@ impl Monitor {
             task.delete().await?;
             return Err(error);
         }
-        Ok(())
+        // A client that saw no task may have removed the container meanwhile.
+        match self.container(context, &id).await {
+            Err(error) if error.kind() == Kind::NotFound => task.destroy().await,
+            _ => Ok(()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, Mark>> {
