@@ -411,3 +411,34 @@ fn a_container_with_a_shared_root_takes_no_mount_of_the_host_along() {
         assert_eq!(command::run(&mut command).ok(), "1\n");
     });
 }
+
+#[test]
+fn a_bind_mount_that_names_a_flag_has_no_others() {
+    each(|mut bundle| {
+        let mount = |target: &str, options: &[&str]| {
+            let source = format!("{}/dev/shm", bundle.rootfs().display());
+            json!({"destination": target, "source": source, "options": options})
+        };
+        // The container's own mount is nosuid, nodev and noexec.
+        let mounts = [
+            mount("/work", &["bind"]),
+            mount("/tmp", &["bind", "ro"]),
+            mount("/root", &["bind", "dev", "noatime"]),
+        ];
+        for mount in mounts {
+            bundle.push("/mounts", mount);
+        }
+        let script =
+            "for at in /work /tmp /root; do grep \" $at \" /proc/mounts | cut -d ' ' -f 4; done";
+        let shown = bundle.sh(script).ok();
+        let starts = [
+            "rw,nosuid,nodev,noexec,relatime",
+            "ro,relatime",
+            "rw,noatime",
+        ];
+        for (line, start) in shown.lines().zip(starts) {
+            assert!(line.starts_with(start), "{shown}");
+        }
+        assert_eq!(shown.lines().count(), starts.len());
+    });
+}

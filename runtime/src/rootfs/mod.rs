@@ -54,8 +54,13 @@ pub(crate) fn prepare(
     }
     for (at, mount) in spec.mounts().iter().flatten().enumerate() {
         let target = mounts::target(mount, path);
-        mounts::mount(&root, bundle, mount, &target, bind_trees.get(at), spec)
-            .context(|| format!("mount {:?}", mount.destination()))?;
+        mounts::mount(&root, bundle, mount, &target, bind_trees.get(at), spec).context(|| {
+            let source = mount.source().as_deref().unwrap_or(Path::new(""));
+            format!(
+                "error mounting {source:?} to rootfs at {:?}",
+                mount.destination()
+            )
+        })?;
     }
     if devices::are_ours(spec) {
         devices::create(&root, spec)?;

@@ -25,6 +25,8 @@ pub(super) const READ_ONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u6
 pub(super) struct Wanted {
     /// The flags.
     pub flags: MountFlags,
+    /// The flags that are named to be clear.
+    cleared: MountFlags,
     /// The file system's own options.
     pub data: Vec<String>,
     propagation: Option<MountPropagationFlags>,
@@ -104,6 +106,7 @@ pub(super) fn mount(
             .context(|| "open the mount")?;
         let plain = Wanted {
             flags: MountFlags::empty(),
+            cleared: MountFlags::empty(),
             ..wanted
         };
         return change(&mounted, &plain);
@@ -229,15 +232,7 @@ fn bind(root: &Root, target: &Path, mount: &Mount, tree: &OwnedFd, wanted: &Want
 
 /// Sets attributes and propagation of a mount.
 fn change(mount: &OwnedFd, wanted: &Wanted) -> Result<()> {
-    let (set, clear) = attributes(wanted.flags);
-    if set != 0 {
-        let change = Change {
-            set,
-            clear,
-            ..Change::default()
-        };
-        attach::change(mount, &change).context(|| format!("set mount flags {:?}", wanted.flags))?;
-    }
+    set_attributes(mount, wanted).context(|| format!("set mount flags {:?}", wanted.flags))?;
     if wanted.recursive.set != 0 || wanted.recursive.clear != 0 {
         attach::change(mount, &wanted.recursive).context(|| "set mount flags recursively")?;
     }
@@ -278,6 +273,7 @@ pub(super) fn parse(mount: &Mount) -> Wanted {
     let parsed = Options::parse(options);
     let mut wanted = Wanted {
         flags: parsed.flags,
+        cleared: parsed.cleared,
         data: Vec::new(),
         propagation: parsed.propagation,
         recursive: Change {
@@ -331,8 +327,46 @@ fn recursive_attribute(option: &str) -> Option<(u64, u64)> {
     })
 }
 
-/// Returns the attributes that mount flags set and clear.
-fn attributes(flags: MountFlags) -> (u64, u64) {
+/// Sets the attributes of a bind mount as runc's remount does: one that names no flag keeps those of its source, one that
+/// names any has those that are set and no others. Only what times are kept stays unless one of its flags is set.
+fn set_attributes(mount: &OwnedFd, wanted: &Wanted) -> Result<(), Errno> {
+    let what = MountFlags::BIND | MountFlags::REC;
+    if wanted.flags.difference(what).is_empty() && wanted.cleared.difference(what).is_empty() {
+        return Ok(());
+    }
+    let set = attributes(wanted.flags);
+    // The kernel wants the whole field cleared before one of its values is set.
+    let times = match wanted.flags.intersects(TIMES) {
+        true => MountAttrFlags::MOUNT_ATTR__ATIME,
+        false => MountAttrFlags::empty(),
+    };
+    let mut all = attributes(MountFlags::all().difference(TIMES));
+    all.set(MountAttrFlags::MOUNT_ATTR_NODIRATIME, !times.is_empty());
+    let change = |clear: MountAttrFlags| Change {
+        set: u64::from(set.bits()),
+        clear: u64::from((clear.difference(set) | times).bits()),
+        ..Change::default()
+    };
+    match attach::change(mount, &change(all)) {
+        // Some are locked, as those of a mount of another user namespace: only what was named is changed.
+        Err(Errno::PERM) => {
+            let named = attributes(wanted.cleared.difference(TIMES));
+            // This one is never locked.
+            let unlocked = MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
+            attach::change(mount, &change(named | unlocked))
+        }
+        changed => changed,
+    }
+}
+
+/// The flags of what times are kept.
+const TIMES: MountFlags = MountFlags::NOATIME
+    .union(MountFlags::NODIRATIME)
+    .union(MountFlags::RELATIME)
+    .union(MountFlags::STRICTATIME);
+
+/// Returns the attributes that mount flags stand for.
+fn attributes(flags: MountFlags) -> MountAttrFlags {
     let pairs = [
         (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
         (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
@@ -353,12 +387,7 @@ fn attributes(flags: MountFlags) -> (u64, u64) {
         ),
     ];
     let set = pairs.into_iter().filter(|(flag, _)| flags.contains(*flag));
-    let set = set.fold(0, |all, (_, attribute)| all | u64::from(attribute.bits()));
-    let times = MountFlags::NOATIME | MountFlags::STRICTATIME;
-    let clear = match flags.intersects(times) {
-        // The kernel wants the whole field cleared before one of its values is set.
-        true => u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits()),
-        false => 0,
-    };
-    (set, clear)
+    set.fold(MountAttrFlags::empty(), |all, (_, attribute)| {
+        all | attribute
+    })
 }

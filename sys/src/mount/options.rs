@@ -9,6 +9,8 @@ use super::Mount;
 pub struct Options {
     /// The flags, `BIND` and `REC` among them.
     pub flags: MountFlags,
+    /// The flags that are named to be clear, as by `rw`.
+    pub cleared: MountFlags,
     /// Whether an existing mount is changed.
     pub remount: bool,
     /// The propagation to set once it is mounted.
@@ -33,6 +35,7 @@ impl Options {
     pub fn parse(options: &[String]) -> Self {
         let mut parsed = Self {
             flags: MountFlags::empty(),
+            cleared: MountFlags::empty(),
             remount: false,
             propagation: None,
             owners: None,
@@ -41,6 +44,7 @@ impl Options {
         for option in options {
             if let Some((set, flag)) = flag(option) {
                 parsed.flags.set(flag, set);
+                parsed.cleared.set(flag, !set);
             } else if let Some(propagation) = propagation(option) {
                 parsed.propagation = Some(propagation);
             } else if option == "remount" {
