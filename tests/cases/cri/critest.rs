@@ -102,14 +102,16 @@ fn push_images(registry: &Registry) {
         layer.file("other", 0o644, text.as_bytes());
         Image::busybox_recipe().layer(layer.finish()).build()
     };
-    let pause = || {
+    // Another image for each version: a spec counts the names of one, and another one's sandboxes keep theirs.
+    let pause = |version: &str| {
         Image::busybox_recipe()
+            .config("Env", json!([format!("VERSION={version}")]))
             .config("Entrypoint", json!(["/bin/sleep"]))
             .config("Cmd", json!(["1000000"]))
             .build()
     };
-    registry.push("library/pause", "1", &pause());
-    registry.push("pause", "3.9", &pause());
+    registry.push("library/pause", "1", &pause("1"));
+    registry.push("pause", "3.9", &pause("3.9"));
     registry.push("e2e-test-images/busybox", "1.29-2", &busybox());
     registry.push("e2e-test-images/nginx", "1.14-2", &web());
     registry.push("e2e-test-images/httpd", "2.4.39-4", &web());
