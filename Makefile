@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: mutants release test soak test-docker test-cri demo bench lint deny peers
+.PHONY: mutants release test soak test-docker test-nerdctl test-cri demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -14,6 +14,11 @@ soak:
 	@bash tests/peers
 	@bash tests/peers-docker
 	CORTEN_SOAK_SECONDS=$${CORTEN_SOAK_SECONDS:-3600} cargo test -p tests --test cases docker::soak -- --nocapture
+# nerdctl and BuildKit on top of cortend, each case compared with upstream containerd.
+test-nerdctl:
+	@bash tests/peers
+	@bash tests/peers-nerdctl
+	cargo test -p tests --test cases nerdctl::
 
 # The Kubernetes node SIG's suite of CRI on upstream containerd and on cortend; writes docs/parity/critest.md.
 test-cri:

@@ -12,6 +12,7 @@ mod images;
 mod lifecycle;
 mod metrics;
 mod monitor;
+mod nerdctl;
 mod parity;
 mod podman;
 mod proxies;

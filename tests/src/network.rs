@@ -1,4 +1,4 @@
-//! A network namespace with nothing in it but loopback.
+//! A network namespace with nothing in it but loopback; with a view of the file system where that is asked for.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,16 +7,34 @@ use std::process::{Child, Command, Stdio};
 #[derive(Debug)]
 pub struct Network {
     holder: Child,
+    /// Whether it has a mount namespace too.
+    mounts: bool,
 }
 
 impl Network {
     /// Makes a network with loopback up and forwarding on.
     pub fn new() -> Network {
-        let make =
-            "ip link set lo up && echo 1 >/proc/sys/net/ipv4/ip_forward && echo up && read _";
+        Network::make(false)
+    }
+
+    /// Makes a network whose programs have an empty `/var/lib`: what network plugins keep there goes with it.
+    pub fn with_state() -> Network {
+        Network::make(true)
+    }
+
+    fn make(mounts: bool) -> Network {
+        let (view, empty) = match mounts {
+            true => (Some("--mount"), "mount -t tmpfs tmpfs /var/lib && "),
+            false => (None, ""),
+        };
+        let make = format!(
+            "{empty}ip link set lo up && echo 1 >/proc/sys/net/ipv4/ip_forward && echo up && read _"
+        );
         // It ends when we do: its standard input is a pipe of ours.
         let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", make])
+            .arg("--net")
+            .args(view)
+            .args(["sh", "-c", &make])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -25,13 +43,17 @@ impl Network {
         let mut said = String::new();
         let _ = BufReader::new(told).read_line(&mut said);
         assert_eq!(said, "up\n", "the network is made");
-        Network { holder }
+        Network { holder, mounts }
     }
 
     /// Returns a command that runs `program` in this network.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
+        let holder = self.holder.id();
+        command.arg(format!("--net=/proc/{holder}/ns/net"));
+        if self.mounts {
+            command.arg(format!("--mount=/proc/{holder}/ns/mnt"));
+        }
         command.arg("--").arg(program);
         command
     }

@@ -37,7 +37,7 @@ impl Peers {
 }
 
 /// Returns the folder that one of the scripts has written down by this name, if it is there.
-pub(crate) fn folder(file: &str, name: &str) -> Option<PathBuf> {
+pub fn folder(file: &str, name: &str) -> Option<PathBuf> {
     let cache =
         std::env::var_os("CORTEN_PEERS").unwrap_or_else(|| "/var/cache/corten-peers".into());
     let text = fs::read_to_string(PathBuf::from(cache).join(file)).ok()?;

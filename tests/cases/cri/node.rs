@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Daemon, Engine, Finished, Image, Network, Peers, Registry, command, print_skip};
+use tests::{
+    Daemon, Engine, Finished, Image, Network, Peers, Registry, command, peers, print_skip,
+};
 
 /// How long a call of crictl may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -22,13 +24,7 @@ impl Programs {
     /// Returns the programs, or prints why the test is skipped.
     pub fn or_skip() -> Option<Programs> {
         let peers = Peers::or_skip()?;
-        let cache =
-            std::env::var_os("CORTEN_PEERS").unwrap_or_else(|| "/var/cache/corten-peers".into());
-        let text = fs::read_to_string(Path::new(&cache).join("cri.env")).unwrap_or_default();
-        let folder = text
-            .lines()
-            .find_map(|line| line.strip_prefix("PEERS_CRI="));
-        let folder = folder.map(PathBuf::from).filter(|folder| folder.is_dir());
+        let folder = peers::folder("cri.env", "PEERS_CRI");
         if folder.is_none() {
             print_skip("needs crictl and network plugins: run tests/peers-cri");
         }
