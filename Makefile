@@ -11,9 +11,9 @@ test-docker:
 
 # Random Docker operations on a cortend that is killed every 20 seconds, for an hour; two minutes of it are in `make test`.
 soak:
-	@bash tests/peers
 	@bash tests/peers-docker
 	CORTEN_SOAK_SECONDS=$${CORTEN_SOAK_SECONDS:-3600} cargo test -p tests --test cases docker::soak -- --nocapture
+
 # nerdctl and BuildKit on top of cortend, each case compared with upstream containerd.
 test-nerdctl:
 	@bash tests/peers
