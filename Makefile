@@ -9,7 +9,7 @@ test-docker:
 	@bash tests/peers-docker
 	CORTEN_TESTS_DOCKER=all cargo test -p tests --test cases docker::
 
-# Random Docker operations on a cortend that is killed every 20 seconds, for an hour; two minutes of it are in `make test`.
+# Random Docker operations on a cortend that is killed every 20 seconds, for an hour.
 soak:
 	@bash tests/peers-docker
 	CORTEN_SOAK_SECONDS=$${CORTEN_SOAK_SECONDS:-3600} cargo test -p tests --test cases docker::soak -- --nocapture

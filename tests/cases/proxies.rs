@@ -159,6 +159,11 @@ fn our_snapshotter_is_a_proxy_plugin_that_can_be_killed_at_any_time() {
         ];
         ctr.ok(&command);
         plugin.kill_and_restart();
+        // A client that was refused in between waits before it connects again.
+        eventually("the daemon is connected again", SOON, || {
+            let listing = ctr.run(&["snapshots", "--snapshotter", "far", "ls"]);
+            (listing.code == Some(0)).then_some(())
+        });
         assert_eq!(snapshots(&ctr).len(), listed.len() + 1);
         assert_eq!(echo(&ctr, "far", "second"), "written\noverlay\n");
         let inside = [

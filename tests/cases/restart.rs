@@ -230,6 +230,49 @@ fn a_daemon_that_was_killed_finds_its_containers_and_what_they_did() {
 }
 
 #[test]
+fn what_a_client_was_deleting_is_deleted_and_not_told_of_again() {
+    with_each_shim(|fixture| {
+        let sleeps = "while :; do sleep 0.1; done";
+        fixture.run("known", sleeps).ok();
+        fixture.run("lost", sleeps).ok();
+        let shims = ["known", "lost"].map(|id| parent(fixture.pid(id)));
+        let state = fixture.daemon.folder().join("state");
+        let bundles = state.join("io.containerd.runtime.v2.task");
+        let known = bundles.join(&fixture.daemon.namespace).join("known");
+        fixture.restart_after(|| {
+            // As if the daemon had died between the shim's part of a deletion and its own.
+            std::fs::write(known.join("deleting"), "").expect("write a file");
+            for shim in shims {
+                signal(shim, Signal::KILL);
+            }
+        });
+        let api = fixture.api();
+        let told = api.run(async {
+            let request = SubscribeRequest {
+                filters: vec!["topic==\"/tasks/exit\"".into()],
+            };
+            let mut events = api.events().subscribe(request).await.unwrap().into_inner();
+            fixture.run("last", "exit 3").ok();
+            let mut told = Vec::new();
+            while told.last().is_none_or(|id| id != "last") {
+                let envelope = events.message().await.unwrap().expect("an event");
+                let event = envelope.event.expect("the envelope has an event");
+                let exit = api_protos::any::unpack::<TaskExit>(&event).unwrap();
+                told.push(exit.unwrap().container_id);
+            }
+            told
+        });
+        assert_eq!(told, ["lost", "last"]);
+        for id in ["known", "lost"] {
+            assert_eq!(fixture.task(id), None);
+            fixture.ctr().ok(&["containers", "rm", id]);
+        }
+        fixture.remove("last");
+        fixture.assert_nothing_left();
+    });
+}
+
+#[test]
 fn a_shim_that_is_killed_ends_its_task_and_leaves_nothing() {
     with_each_shim(|fixture| {
         fixture.run("c", "while :; do sleep 0.1; done").ok();

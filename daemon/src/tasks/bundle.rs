@@ -9,6 +9,7 @@
 //!   shim-binary-path   the shim's executable, written before it is started
 //!   bootstrap.json     where the shim listens, written once it does
 //!   address            the same in the form of old shims, written by them
+//!   deleting           there while a client's deletion of the task goes on
 //! ```
 
 use std::fs;
@@ -28,6 +29,7 @@ pub const FOLDER: &str = "io.containerd.runtime.v2.task";
 
 const BINARY_PATH: &str = "shim-binary-path";
 const BOOTSTRAP: &str = "bootstrap.json";
+const DELETING: &str = "deleting";
 
 /// A task's bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +176,27 @@ impl Bundle {
             None => self.read("address")?.filter(|bytes| !bytes.is_empty()),
         };
         answer.map(|answer| Endpoint::parse(&answer)).transpose()
+    }
+
+    /// Writes down that a client deletes the task: it knows how that ended, and its shim may be gone before the bundle is.
+    pub fn mark_deletion(&self) -> Result<()> {
+        self.write(DELETING, b"", 0o600)
+    }
+
+    /// Takes back what [`Bundle::mark_deletion`] wrote, if it did: the task is still there.
+    pub fn unmark_deletion(&self) -> Result<()> {
+        let path = self.path.join(DELETING);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).context(|| format!("remove {path:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether a client was deleting the task when the daemon died.
+    pub fn is_being_deleted(&self) -> bool {
+        self.path.join(DELETING).exists()
     }
 
     /// Unmounts the root file system and removes the bundle and the working folder.

@@ -76,6 +76,9 @@ impl Shims {
     /// Takes a shim that runs back into the table, unless it has nothing to do.
     async fn take_over(&self, hold: Hold, shim: Shim, sandboxes: &Sandboxes) {
         let bundle = shim.bundle.clone();
+        if let Err(error) = bundle.unmark_deletion() {
+            tracing::warn!(id = bundle.id, "take back a deletion: {error:#}");
+        }
         match state(&shim).await {
             Err(error) if error.kind() == Kind::NotFound && !is_sandbox(&bundle, sandboxes) => {
                 tracing::debug!(id = bundle.id, "end a shim without a task: {error:#}");

@@ -269,7 +269,12 @@ impl Shims {
                 tracing::warn!(id = bundle.id, "end a shim: {error:#}");
             }
         }
+        let known = bundle.is_being_deleted();
         let exit = self.clean(bundle, binary).await;
+        if known {
+            // The shim did its part of the deletion, and is not there to be asked for the exit any more.
+            return;
+        }
         if let Err(error) = exit::recall_end(bundle, exit, &self.inner.events) {
             tracing::error!(id = bundle.id, "publish the end of a task: {error:#}");
         }

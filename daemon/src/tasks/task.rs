@@ -10,6 +10,7 @@ use prost_types::Any;
 use super::exit::Exit;
 use super::shim::{CHANGE, LONG, Shim};
 use super::shims::Shims;
+use crate::blocking::blocking;
 use crate::error::{Context, Error, Kind, Result};
 
 const SIGKILL: u32 = 9;
@@ -229,13 +230,19 @@ impl Task {
     }
 
     async fn finish(&self) -> Result<Exit> {
+        let bundle = self.shim.bundle.clone();
+        blocking(move || bundle.mark_deletion()).await?;
         let deleted = delete(&self.shim, "", CHANGE).await;
         let exit = match &deleted {
             Ok(exit) => *exit,
             Err(_) if self.shim.is_closed() => return Ok(self.shim.gone().await),
             // The shim lives but its task does not: what is left of it goes.
             Err(error) if error.kind() == Kind::NotFound => Exit::unseen(),
-            Err(_) => return deleted,
+            Err(_) => {
+                let bundle = self.shim.bundle.clone();
+                blocking(move || bundle.unmark_deletion()).await?;
+                return deleted;
+            }
         };
         if let Some(hold) = self.shims.retire(&self.shim) {
             self.shims.end_deleted(&self.shim).await;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tests::docker::{Setup, Store};
-use tests::{Dockerd, Engine};
+use tests::{Dockerd, Engine, skip};
 
 use client::{Client, Outages, Shell, see};
 use model::{Random, World};
@@ -26,8 +26,6 @@ use model::{Random, World};
 const CLIENTS: usize = 8;
 /// How many seconds the daemon lives if nothing else is asked for.
 const LIFE: u64 = 20;
-/// For how many seconds the soak goes on if nothing else is asked for.
-const SECONDS: u64 = 120;
 
 #[test]
 fn docker_keeps_its_promises_while_the_daemon_dies() {
@@ -36,10 +34,13 @@ fn docker_keeps_its_promises_while_the_daemon_dies() {
     };
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>());
     let number = |name| number(name).map(|number| number.expect("a whole number"));
+    let Some(seconds) = number("CORTEN_SOAK_SECONDS") else {
+        skip!("takes long: run by make soak");
+    };
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let seed = number("CORTEN_SOAK_SEED")
         .unwrap_or_else(|| since_1970.expect("a clock that goes").as_secs() % 1_000_000);
-    let length = Duration::from_secs(number("CORTEN_SOAK_SECONDS").unwrap_or(SECONDS));
+    let length = Duration::from_secs(seconds);
     let life = Duration::from_secs(number("CORTEN_SOAK_LIFE").unwrap_or(LIFE));
     let engine = match std::env::var("CORTEN_SOAK_PEER").as_deref() {
         Ok("containerd") => Engine::Containerd2,
