@@ -240,7 +240,9 @@ impl Task {
             Err(error) if error.kind() == Kind::NotFound => Exit::unseen(),
             Err(_) => {
                 let bundle = self.shim.bundle.clone();
-                blocking(move || bundle.unmark_deletion()).await?;
+                if let Err(error) = blocking(move || bundle.unmark_deletion()).await {
+                    tracing::warn!(id = self.id(), "take back a deletion: {error:#}");
+                }
                 return deleted;
             }
         };
