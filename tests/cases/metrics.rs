@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tests::command::parent;
 use tests::{Daemon, Engine, Image, Peers, eventually};
 
 const IMAGE: &str = "example.org/busybox:1";
@@ -165,15 +166,8 @@ fn a_hung_shim_keeps_no_other_task_from_being_measured() {
     let table = fixture.daemon.ctr().ok(&["tasks", "ls"]);
     let row = table.lines().find(|line| line.starts_with("hung"));
     let pid = row.and_then(|row| row.split_whitespace().nth(1));
-    let pid = pid.expect("it has a pid");
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    let shim = shim
-        .expect("it has a parent")
-        .trim()
-        .parse()
-        .expect("a pid");
-    let shim = Pid::from_raw(shim).expect("a pid");
+    let pid = pid.and_then(|pid| pid.parse().ok());
+    let shim = Pid::from_raw(parent(pid.expect("it has a pid"))).expect("a pid");
     kill_process(shim, Signal::STOP).expect("stop a shim of ours");
     assert!(!fixture.of_container("well").is_empty());
     assert!(fixture.of_container("hung").is_empty());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tests::command::parent;
 use tests::{Ctr, Daemon, Engine, Image, Peers, eventually};
 
 const IMAGE: &str = "example.org/busybox:1";
@@ -265,14 +266,7 @@ fn a_hung_shim_keeps_no_other_container_from_being_restarted() {
     let fixture = Fixture::new(Engine::Corten, &peers);
     fixture.run("hung", "sleep 1000");
     let (pid, _) = fixture.task("hung").expect("it has a task");
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    let shim = shim
-        .expect("it has a parent")
-        .trim()
-        .parse()
-        .expect("a pid");
-    let shim = Pid::from_raw(shim).expect("a pid");
+    let shim = Pid::from_raw(parent(pid)).expect("a pid");
     kill_process(shim, Signal::STOP).expect("stop a shim of ours");
     fixture.label("hung", &[("status", "running")]);
     fixture.wait_for_rounds();

@@ -5,24 +5,17 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tests::command::EVENTUALLY;
 use tests::image::Layer;
 use tests::{Daemon, Engine, Image, Network, Peers, command, peers, print_skip};
 
 /// How long one scenario may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// What the lines can use: `n` is nerdctl, and `eventually` repeats a quiet command until it succeeds.
+/// What the lines can use beside [`EVENTUALLY`]: `n` is nerdctl.
 const PRELUDE: &str = r#"
 n() { nerdctl --address "$SOCKET" --namespace "$NAMESPACE" --data-root "$PWD/data" --cgroup-manager cgroupfs \
     --cni-path "$CNI" --cni-netconfpath "$PWD/cni" "$@"; }
-eventually() {
-    tries=0
-    until "$@" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ $tries -lt 300 ] || { echo "still not so: $*"; "$@"; return 1; }
-        sleep 0.1
-    done
-}
 is() { [ "$(n inspect -f '{{.State.Status}}' "$2")" = "$1" ]; }
 "#;
 
@@ -76,7 +69,10 @@ fn run(daemon: &Daemon, programs: &Path, plugins: &Path, lines: &str) -> String 
     let path = std::env::var("PATH").unwrap_or_default();
     let mut shell = daemon.command("sh");
     shell
-        .args(["-euc", &format!("cd \"$WORK\"\n{PRELUDE}{lines}")])
+        .args([
+            "-euc",
+            &format!("cd \"$WORK\"\n{EVENTUALLY}{PRELUDE}{lines}"),
+        ])
         .env("WORK", &work)
         .env("HOME", &work)
         .env("SOCKET", daemon.address())

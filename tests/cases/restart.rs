@@ -10,6 +10,7 @@ use api_protos::containerd::services::tasks::v1::{
 };
 use api_protos::containerd::v1::types::Status;
 use rustix::process::{Pid, Signal, kill_process};
+use tests::command::parent;
 use tests::{Api, Ctr, Daemon, Engine, Image, Peers, binaries, eventually};
 
 const IMAGE: &str = "example.org/busybox:1";
@@ -130,15 +131,6 @@ impl Fixture {
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("signal a container of ours");
-}
-
-/// Returns the pid of the shim that a container's process belongs to.
-fn parent(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent
-        .and_then(|pid| pid.trim().parse().ok())
-        .expect("it has a parent")
 }
 
 /// Runs `case` with each shim that there is: Debian's for runc, and ours.

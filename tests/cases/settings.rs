@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tests::command::parent;
 use tests::{Daemon, Engine, Image, Peers, binaries, command};
 
 const IMAGE: &str = "example.org/busybox:1";
@@ -79,15 +80,8 @@ fn a_slow_shim_gets_the_time_that_is_set() {
         let table = ctr.ok(&["tasks", "ls"]);
         let row = table.lines().find(|line| line.starts_with("slow"));
         let pid = row.and_then(|row| row.split_whitespace().nth(1));
-        let status = fs::read_to_string(format!("/proc/{}/status", pid.expect("it has a pid")));
-        let status = status.expect("it runs");
-        let shim = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-        let shim = shim
-            .expect("it has a parent")
-            .trim()
-            .parse()
-            .expect("a pid");
-        let shim = Pid::from_raw(shim).expect("a pid");
+        let pid = pid.and_then(|pid| pid.parse().ok());
+        let shim = Pid::from_raw(parent(pid.expect("it has a pid"))).expect("a pid");
         kill_process(shim, Signal::STOP).expect("stop a shim of ours");
         let listing = std::thread::spawn({
             let ctr = ctr.clone();

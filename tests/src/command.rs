@@ -56,6 +56,18 @@ impl fmt::Debug for Finished {
     }
 }
 
+/// The function `eventually` of a shell: it repeats a quiet command until that succeeds, for 30 seconds at most.
+pub const EVENTUALLY: &str = r#"
+eventually() {
+    tries=0
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || { echo "still not so: $*"; "$@"; return 1; }
+        sleep 0.1
+    done
+}
+"#;
+
 /// Runs a program with nothing to read, in a process group of its own, for at most [`LIMIT`].
 pub fn run(command: &mut Command) -> Finished {
     run_with(command, b"", LIMIT)
@@ -118,4 +130,13 @@ fn shown(command: &Command) -> String {
         .map(|word| word.to_string_lossy())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// Returns the pid of a process's parent; of a container's first process that is the shim.
+pub fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    parent
+        .and_then(|pid| pid.trim().parse().ok())
+        .expect("it has a parent")
 }

@@ -14,17 +14,8 @@ use crate::{Daemon, Engine, Finished, Network, Peers, Registry, binaries, comman
 /// How long one line of shell may take.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// What every line of shell can use beside `docker`.
+/// What every line of shell can use beside `docker` and [`command::EVENTUALLY`].
 const PRELUDE: &str = r#"
-# eventually COMMAND...: repeats a quiet command until it succeeds, for 30 seconds at most.
-eventually() {
-    tries=0
-    until "$@" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ $tries -lt 300 ] || { echo "still not so: $*"; "$@"; return 1; }
-        sleep 0.1
-    done
-}
 # shows TEXT COMMAND...: whether the command's output has this text.
 shows() { text=$1; shift; "$@" 2>&1 | grep -q -e "$text"; }
 # state CONTAINER: its state by one word.
@@ -181,7 +172,7 @@ impl Dockerd {
     /// Returns a command that runs these lines of shell.
     pub fn shell_command(&self, lines: &str) -> Command {
         let mut command = self.command("bash");
-        command.args(["-c", &format!("{PRELUDE}\n{lines}")]);
+        command.args(["-c", &format!("{}{PRELUDE}\n{lines}", command::EVENTUALLY)]);
         command
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,11 +62,26 @@ impl Leftovers {
                 let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
             }
             for cgroup in found.cgroups.iter().rev() {
-                let _ = fs::write(cgroup.join("freezer.state"), "THAWED");
-                let _ = fs::remove_dir(cgroup);
+                remove_group(cgroup);
             }
             std::thread::sleep(Duration::from_millis(30));
         }
+    }
+}
+
+/// Thaws a group and removes it.
+///
+/// Where no hierarchy is mounted programs make plain folders, with the files in them that they would have written to.
+fn remove_group(group: &Path) {
+    let freezer = fs::File::options()
+        .write(true)
+        .open(group.join("freezer.state"));
+    if let Ok(mut freezer) = freezer {
+        let _ = freezer.write_all(b"THAWED");
+    }
+    if fs::remove_dir(group).is_err() {
+        // Of a true group nothing goes by this: its files cannot be removed.
+        let _ = fs::remove_dir_all(group);
     }
 }
 
