@@ -85,11 +85,12 @@ fn main() -> ExitCode {
         layers,
         samples: variable("BENCH_N").parse().unwrap_or(30),
     };
-    let only = variable("BENCH_ONLY");
+    let (suite, only) = (variable("BENCH_SUITE"), variable("BENCH_ONLY"));
     let mut rows = Vec::new();
     let mut failed: Vec<&str> = Vec::new();
     for group in GROUPS {
-        if !group.names.iter().any(|name| name.starts_with(&only)) {
+        let wanted = group.names.iter().any(|name| name.starts_with(&only));
+        if !wanted || !(suite.is_empty() || suite == group.suite) {
             continue;
         }
         eprintln!("bench: {}", group.names.join(" "));
@@ -100,8 +101,12 @@ fn main() -> ExitCode {
         }
     }
     rows.retain(|(_, row)| row.name.starts_with(&only));
-    let whole = only.is_empty() && failed.is_empty();
-    if let Err(error) = report::publish(&rows, whole) {
+    let mut whole: Vec<&str> = Vec::new();
+    if only.is_empty() && failed.is_empty() {
+        whole.extend(rows.iter().map(|(suite, _)| *suite));
+        whole.dedup();
+    }
+    if let Err(error) = report::publish(&rows, &whole) {
         eprintln!("bench: {error:#}");
         return ExitCode::FAILURE;
     }

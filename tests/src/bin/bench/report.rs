@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use crate::plot;
 
 const COLUMNS: &str = "suite\tname\tunit\tours\tpeer\tpeer_version\tratio\tgoal\tmet";
-const BEGIN: &str = "<!-- measured: written by make bench -->\n";
 const END: &str = "<!-- measured: end -->\n";
 
 /// One comparison.
@@ -120,8 +119,8 @@ impl Line {
 
 /// Prints the rows and puts them into the summary, where rows that were not measured now stay; draws the plots.
 ///
-/// The README gets them only of a `whole` run, so that what it shows was measured side by side.
-pub fn publish(rows: &[(&str, Row)], whole: bool) -> Result<()> {
+/// The README gets the table of each suite of `whole`, those that were measured from end to end, where it has a place.
+pub fn publish(rows: &[(&str, Row)], whole: &[&str]) -> Result<()> {
     let lines: Vec<Line> = rows.iter().map(|(suite, row)| row.line(suite)).collect();
     print!("{}", table(&lines));
     let summary = Path::new("target/bench/summary.tsv");
@@ -137,14 +136,13 @@ pub fn publish(rows: &[(&str, Row)], whole: bool) -> Result<()> {
             &plot::draw(suite, &of),
         )?;
     }
-    if whole {
-        let readme = Path::new("README.md");
-        let old = fs::read_to_string(readme).context("read README.md")?;
-        if let Some(new) = with_table(&old, &all) {
-            write(readme, &new)?;
-        }
+    let readme = Path::new("README.md");
+    let mut text = fs::read_to_string(readme).context("read README.md")?;
+    for suite in whole {
+        let of: Vec<&Line> = all.iter().filter(|line| line.suite() == *suite).collect();
+        text = with_table(&text, suite, &of).unwrap_or(text);
     }
-    Ok(())
+    write(readme, &text)
 }
 
 /// Returns a program's version, the first word of what it says that begins with a digit.
@@ -202,9 +200,10 @@ fn table(lines: &[Line]) -> String {
     text
 }
 
-/// Returns the README with the table between its markers, if it has them.
-fn with_table(readme: &str, lines: &[Line]) -> Option<String> {
-    let (before, rest) = readme.split_once(BEGIN)?;
+/// Returns the README with the table of a suite between its markers, if it has them.
+fn with_table(readme: &str, suite: &str, lines: &[&Line]) -> Option<String> {
+    let begin = format!("<!-- measured: {suite}, written by make bench -->\n");
+    let (before, rest) = readme.split_once(&begin)?;
     let (_, after) = rest.split_once(END)?;
     let mut text = String::from(
         "\n| measured | ours | peer's | peer | ratio | goal |\n|---|--:|--:|---|--:|--:|\n",
@@ -215,7 +214,7 @@ fn with_table(readme: &str, lines: &[Line]) -> Option<String> {
             "| {name} | {ours} {unit} | {peer} {unit} | {version} | {ratio} | {goal}{missed} |\n"
         ));
     }
-    Some(format!("{before}{BEGIN}{text}\n{END}{after}"))
+    Some(format!("{before}{begin}{text}\n{END}{after}"))
 }
 
 fn number(value: f64) -> String {
@@ -260,8 +259,9 @@ mod tests {
 
     #[test]
     fn the_readme_keeps_what_is_around_its_table() {
-        let readme = format!("before\n{BEGIN}old\n{END}after\n");
-        let new = with_table(&readme, &[line("run", 3.0, 0.5)]).unwrap();
+        let begin = "<!-- measured: main-job, written by make bench -->";
+        let readme = format!("before\n{begin}\nold\n{END}after\n");
+        let new = with_table(&readme, "main-job", &[&line("run", 3.0, 0.5)]).unwrap();
         assert!(
             new.starts_with("before\n") && new.ends_with("after\n"),
             "{new}"
@@ -271,6 +271,8 @@ mod tests {
             "{new}"
         );
         assert!(!new.contains("old"), "{new}");
-        assert_eq!(with_table(&new, &[line("run", 3.0, 0.5)]), Some(new));
+        let again = with_table(&new, "main-job", &[&line("run", 3.0, 0.5)]);
+        assert_eq!(again, Some(new.clone()));
+        assert_eq!(with_table(&new, "docker", &[]), None);
     }
 }
