@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use api_protos::oci::CAPABILITIES;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -221,22 +222,6 @@ impl Drop for Bundle {
 
 /// Returns a configuration like Docker's.
 fn config(id: &str) -> Value {
-    let capabilities = [
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_FSETID",
-        "CAP_FOWNER",
-        "CAP_MKNOD",
-        "CAP_NET_RAW",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SETFCAP",
-        "CAP_SETPCAP",
-        "CAP_NET_BIND_SERVICE",
-        "CAP_SYS_CHROOT",
-        "CAP_KILL",
-        "CAP_AUDIT_WRITE",
-    ];
     let mount = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     json!({
         "ociVersion": "1.0.2",
@@ -246,7 +231,7 @@ fn config(id: &str) -> Value {
             "env": ["PATH=/usr/bin:/bin", "HOME=/root"],
             "cwd": "/",
             "noNewPrivileges": true,
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
         },
         "root": {"path": "rootfs"},
         "hostname": "box",

@@ -1,29 +1,7 @@
 //! containerd's default configuration of a Linux container.
 
-use api_protos::oci::CAPABILITIES;
+use api_protos::oci::{CAPABILITIES, MASKED_PATHS, READONLY_PATHS};
 use serde_json::{Value, json};
-
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-    "/proc/scsi",
-];
-
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 /// Returns the configuration of container `id` in `namespace`, still without a command.
 pub fn linux(namespace: &str, id: &str) -> Value {
@@ -41,8 +19,8 @@ pub fn linux(namespace: &str, id: &str) -> Value {
         },
         "mounts": mounts(),
         "linux": {
-            "maskedPaths": MASKED,
-            "readonlyPaths": READ_ONLY,
+            "maskedPaths": MASKED_PATHS,
+            "readonlyPaths": READONLY_PATHS,
             "cgroupsPath": format!("/{namespace}/{id}"),
             "resources": {"devices": devices()},
             "namespaces": namespaces,

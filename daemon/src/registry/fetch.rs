@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Registry;
 use super::hosts::{Host, Patience, chain};
 use super::request::{self, Ask, refusal};
-use super::resolver::accept;
+use super::resolver::{Refusals, accept};
 use crate::error::{Error, Kind, Result, not_found};
 use crate::media;
 use crate::metadata::Descriptor;
@@ -52,7 +52,7 @@ impl Registry {
             offset,
             sink,
         };
-        let mut first: Option<Error> = None;
+        let mut refusals = Refusals::default();
         for url in urls {
             match self.fetch_elsewhere(url, &mut fetch).await {
                 Ok(()) => return Ok(()),
@@ -64,17 +64,11 @@ impl Registry {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::info!(host = host.name, "fetch {}: {error:#}", descriptor.digest);
-                    let absent = first
-                        .as_ref()
-                        .is_none_or(|first| first.kind() == Kind::NotFound);
-                    if absent {
-                        first = Some(error);
-                    }
+                    refusals.add(error);
                 }
             }
         }
-        let error = first.unwrap_or_else(|| not_found("host for", &self.reference.to_string()));
-        Err(error.context(format!(
+        Err(refusals.told_of(&self.reference).context(format!(
             "fetch {} {}",
             descriptor.media_type, descriptor.digest
         )))

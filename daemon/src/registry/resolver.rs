@@ -15,6 +15,26 @@ use crate::metadata::Descriptor;
 /// The longest manifest or index: nobody has written a longer one in good faith.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 
+/// What hosts that were asked in vain have said.
+#[derive(Default)]
+pub(super) struct Refusals(Option<Error>);
+
+impl Refusals {
+    /// Adds what another host has said. It counts only if those before had nothing but absence to tell.
+    pub(super) fn add(&mut self, error: Error) {
+        let before = self.0.as_ref().map(Error::kind);
+        if before.is_none_or(|kind| kind == Kind::NotFound) {
+            self.0 = Some(error);
+        }
+    }
+
+    /// Returns the error that counts.
+    pub(super) fn told_of(self, reference: &Reference) -> Error {
+        let Self(error) = self;
+        error.unwrap_or_else(|| not_found("host for", &reference.to_string()))
+    }
+}
+
 /// The hosts of one repository.
 #[derive(Clone)]
 pub struct Registry {
@@ -48,24 +68,17 @@ impl Registry {
         let object = self.reference.object()?;
         let hosts = self.hosts.iter();
         let may = hosts.filter(|host| host.capabilities.resolve || self.reference.digest.is_some());
-        let mut first: Option<Error> = None;
+        let mut refusals = Refusals::default();
         for host in may {
             match self.resolve_at(host, object).await {
                 Ok(descriptor) => return Ok(descriptor),
                 Err(error) => {
                     tracing::info!(host = host.name, "resolve {}: {error:#}", self.reference);
-                    // What a later host says counts more only if the first had nothing but absence to tell.
-                    let absent = first
-                        .as_ref()
-                        .is_none_or(|first| first.kind() == Kind::NotFound);
-                    if absent {
-                        first = Some(error);
-                    }
+                    refusals.add(error);
                 }
             }
         }
-        let error = first.unwrap_or_else(|| not_found("host for", &self.reference.to_string()));
-        Err(error.context(format!(
+        Err(refusals.told_of(&self.reference).context(format!(
             "failed to resolve reference \"{}\"",
             self.reference
         )))

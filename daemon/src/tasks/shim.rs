@@ -84,10 +84,7 @@ impl Shim {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut call = Call::new().with_metadata(NAMESPACE, &self.bundle.namespace);
-        if let Some(limit) = limit {
-            call = call.with_timeout(limit);
-        }
+        let call = self.request(limit);
         let client = |name| TaskClient::named(self.client.clone(), name);
         let result = match self.old.load(Ordering::Relaxed) {
             true => make(client(V2), call).await,
@@ -106,6 +103,14 @@ impl Shim {
         result.map_err(|error| self.explain(error))
     }
 
+    fn request(&self, limit: Option<Duration>) -> Call {
+        let call = Call::new().with_metadata(NAMESPACE, &self.bundle.namespace);
+        match limit {
+            Some(limit) => call.with_timeout(limit),
+            None => call,
+        }
+    }
+
     /// Makes a call of the sandbox API, which not every shim serves.
     pub async fn call_sandbox<T, F>(
         &self,
@@ -115,12 +120,8 @@ impl Shim {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut call = Call::new().with_metadata(NAMESPACE, &self.bundle.namespace);
-        if let Some(limit) = limit {
-            call = call.with_timeout(limit);
-        }
         let client = SandboxClient::new(self.client.clone());
-        make(client, call)
+        make(client, self.request(limit))
             .await
             .map_err(|error| match error.kind() {
                 Kind::Unimplemented => error.context("the shim serves no sandboxes"),

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags};
 use sys::attach::{self, Change};
-use sys::mount::Options;
+use sys::mount::{Options, attributes};
 use sys::mutant::{self, Mutant};
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
@@ -364,30 +364,3 @@ const TIMES: MountFlags = MountFlags::NOATIME
     .union(MountFlags::NODIRATIME)
     .union(MountFlags::RELATIME)
     .union(MountFlags::STRICTATIME);
-
-/// Returns the attributes that mount flags stand for.
-fn attributes(flags: MountFlags) -> MountAttrFlags {
-    let pairs = [
-        (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
-        (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
-        (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
-        (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
-        (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
-        (
-            MountFlags::STRICTATIME,
-            MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-        ),
-        (
-            MountFlags::NODIRATIME,
-            MountAttrFlags::MOUNT_ATTR_NODIRATIME,
-        ),
-        (
-            MountFlags::NOSYMFOLLOW,
-            MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
-        ),
-    ];
-    let set = pairs.into_iter().filter(|(flag, _)| flags.contains(*flag));
-    set.fold(MountAttrFlags::empty(), |all, (_, attribute)| {
-        all | attribute
-    })
-}

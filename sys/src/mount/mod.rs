@@ -22,6 +22,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::{Context, Error, Kind, Result};
 
+pub use new::attributes;
 pub use options::{Options, read_only};
 pub use table::{Entry, entries};
 pub use temp::TempMount;

@@ -194,7 +194,8 @@ fn super_flags(flags: MountFlags) -> Vec<&'static str> {
     set.map(|(_, name)| name).collect()
 }
 
-fn attributes(flags: MountFlags) -> MountAttrFlags {
+/// Returns the attributes of a mount that the flags of mount(2) stand for.
+pub fn attributes(flags: MountFlags) -> MountAttrFlags {
     let pairs = [
         (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
         (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),

@@ -228,7 +228,26 @@ mod tests {
         NamespaceOption,
     };
 
+    /// Returns the specification of a container in a privileged pod.
     fn spec(
+        security: LinuxContainerSecurityContext,
+        change: impl FnOnce(&mut Container<'_>),
+    ) -> Result<Value> {
+        let pod = PodSandboxConfig {
+            linux: Some(LinuxPodSandboxConfig {
+                security_context: Some(LinuxSandboxSecurityContext {
+                    privileged: true,
+                    ..LinuxSandboxSecurityContext::default()
+                }),
+                ..LinuxPodSandboxConfig::default()
+            }),
+            ..PodSandboxConfig::default()
+        };
+        spec_in(&pod, security, change)
+    }
+
+    fn spec_in(
+        pod: &PodSandboxConfig,
         security: LinuxContainerSecurityContext,
         change: impl FnOnce(&mut Container<'_>),
     ) -> Result<Value> {
@@ -239,16 +258,6 @@ mod tests {
                 resources: None,
             }),
             ..ContainerConfig::default()
-        };
-        let pod = PodSandboxConfig {
-            linux: Some(LinuxPodSandboxConfig {
-                security_context: Some(LinuxSandboxSecurityContext {
-                    privileged: true,
-                    ..LinuxSandboxSecurityContext::default()
-                }),
-                ..LinuxPodSandboxConfig::default()
-            }),
-            ..PodSandboxConfig::default()
         };
         let (image, host, settings) = Default::default();
         let host = Host {
@@ -264,7 +273,7 @@ mod tests {
             mappings: None,
             target_pid: 7,
             config: &config,
-            pod: &pod,
+            pod,
             image: &image,
             image_name: "img",
             runtime: &runtime,
@@ -346,35 +355,7 @@ mod tests {
             ..LinuxContainerSecurityContext::default()
         };
         let pod = PodSandboxConfig::default();
-        let config = ContainerConfig {
-            command: vec!["sh".into()],
-            linux: Some(LinuxContainerConfig {
-                security_context: Some(security),
-                resources: None,
-            }),
-            ..ContainerConfig::default()
-        };
-        let (image, host, settings, runtime) = Default::default();
-        let container = Container {
-            id: "c1",
-            pod_id: "p1",
-            pod_pid: 7,
-            mappings: None,
-            target_pid: 7,
-            config: &config,
-            pod: &pod,
-            image: &image,
-            image_name: "img",
-            runtime: &runtime,
-            settings: &settings,
-            host: &host,
-            user: User::default(),
-            binds: Vec::new(),
-            devices: Vec::new(),
-            seccomp: Seccomp::Default,
-            apparmor: None,
-        };
-        assert!(container.spec().is_err());
+        assert!(spec_in(&pod, security, |_| {}).is_err());
     }
 
     #[test]

@@ -123,8 +123,8 @@ impl Sandbox<'_> {
             "namespaces": self.namespaces(),
             "sysctl": self.sysctls(),
             "resources": {"devices": [super::no_devices()], "cpu": {"shares": SHARES}},
-            "maskedPaths": MASKED,
-            "readonlyPaths": READONLY,
+            "maskedPaths": oci::MASKED_PATHS,
+            "readonlyPaths": oci::READONLY_PATHS,
         });
         match &self.seccomp {
             Seccomp::Unconfined => {}
@@ -177,28 +177,6 @@ impl Sandbox<'_> {
         sysctls
     }
 }
-
-/// What of the kernel is hidden from sandboxes.
-const MASKED: [&str; 10] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/proc/scsi",
-];
-/// What of it sandboxes cannot change.
-const READONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 #[cfg(test)]
 mod tests {
