@@ -33,11 +33,11 @@ impl Cri {
                 .collect(),
         };
         // That nobody listens any more is no matter.
-        let _ = self.events.send(event);
+        let _ = self.events.send(Arc::new(event));
     }
 
     /// Returns the events from now on.
-    pub fn listen(&self) -> broadcast::Receiver<ContainerEventResponse> {
+    pub fn listen(&self) -> broadcast::Receiver<Arc<ContainerEventResponse>> {
         self.events.subscribe()
     }
 }

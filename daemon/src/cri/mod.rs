@@ -91,7 +91,8 @@ pub struct Cri {
     pub cni: Cni,
     pub folders: Folders,
     pub host: Host,
-    pub events: broadcast::Sender<ContainerEventResponse>,
+    /// Behind pointers, since the channel's whole room is allocated at once.
+    pub events: broadcast::Sender<Arc<ContainerEventResponse>>,
     pub streams: Streams,
     pub usages: Usages,
 }

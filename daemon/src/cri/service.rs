@@ -340,7 +340,8 @@ impl RuntimeService for Service {
     ) -> Answer<Self::GetContainerEventsStream> {
         let events = BroadcastStream::new(self.0.listen());
         // A client that is too slow misses what it was too slow for, and looks for itself.
-        let events = events.filter_map(|event| async move { event.ok().map(Ok) });
+        let events =
+            events.filter_map(|event| async move { event.ok().map(Arc::unwrap_or_clone).map(Ok) });
         Ok(Response::new(Box::pin(events)))
     }
 
