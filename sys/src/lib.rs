@@ -8,6 +8,7 @@ pub mod console;
 pub mod device;
 pub mod error;
 pub mod executable;
+pub mod failpoint;
 pub mod fdpass;
 pub mod fs;
 pub mod keyring;

@@ -23,3 +23,4 @@ mod security;
 mod settings;
 mod systemd;
 mod tidy;
+mod torture;

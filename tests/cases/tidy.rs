@@ -32,7 +32,7 @@ fn root() -> &'static Path {
 }
 
 /// Returns the Rust files of the tree and their texts, by path from the root.
-fn sources() -> Vec<(String, String)> {
+pub fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = vec![root().to_owned()];
     while let Some(folder) = folders.pop() {

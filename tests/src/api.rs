@@ -88,6 +88,11 @@ impl Api {
             .expect("a call took a minute")
     }
 
+    /// Drives `work` to its end, however long that takes.
+    pub fn serve<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// Returns the connection, whose requests carry the namespace.
     pub fn service(&self) -> Service {
         InterceptedService::new(self.channel.clone(), Namespaced(self.namespace.clone()))

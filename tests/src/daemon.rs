@@ -72,7 +72,7 @@ impl Daemon {
             config: config.to_owned(),
             network,
         };
-        daemon.spawn();
+        daemon.restart();
         daemon
     }
 
@@ -131,9 +131,40 @@ impl Daemon {
         command::wait(&mut child, Duration::from_secs(20))
     }
 
+    /// Returns whether the daemon has ended by itself; if so, it can be started again.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("the daemon was started");
+        child
+            .try_wait()
+            .expect("wait for a child of ours")
+            .is_some()
+    }
+
     /// Starts the daemon again after [`Daemon::kill`] or [`Daemon::terminate`].
     pub fn restart(&mut self) {
-        self.spawn();
+        self.launch();
+        self.wait_until_it_serves();
+    }
+
+    /// Starts the daemon again without waiting for anything.
+    pub fn launch(&mut self) {
+        let child = self.program().spawn().expect("start the daemon");
+        self.child = Some(child);
+    }
+
+    /// Has the daemon, or a shim of it, do `what` at the failpoint `name`; upstream has none.
+    pub fn arm(&self, name: &str, what: &str) {
+        fs::create_dir_all(self.failpoints()).expect("make a folder");
+        fs::write(self.failpoints().join(name), what).expect("write a file");
+    }
+
+    /// Takes [`Daemon::arm`] back and returns whether what it asked for had not been done.
+    pub fn disarm(&self, name: &str) -> bool {
+        fs::remove_file(self.failpoints().join(name)).is_ok()
+    }
+
+    fn failpoints(&self) -> PathBuf {
+        self.folder.path().join("failpoints")
     }
 
     /// Returns what the daemon has written since it was made.
@@ -160,7 +191,7 @@ impl Daemon {
         panic!("left behind: {last:#?}\n--- log\n{}", self.log());
     }
 
-    fn spawn(&mut self) {
+    fn program(&self) -> Command {
         let folder = self.folder.path();
         let program = match self.engine {
             Engine::Corten => binaries::find("cortend").expect("cortend is built"),
@@ -183,12 +214,12 @@ impl Daemon {
             .args(["--root".into(), folder.join("root")])
             .args(["--state".into(), folder.join("state")])
             .env("PATH", self.search_path())
+            .env("CORTEN_FAILPOINTS", self.failpoints())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate a descriptor"))
             .stderr(log)
             .process_group(0);
-        self.child = Some(command.spawn().expect("start the daemon"));
-        self.wait_until_it_serves();
+        command
     }
 
     /// Returns a configuration that every engine understands, without CRI unless the test has settings for it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where shims listen, whatever their daemon's folders are.
-const SOCKETS: &str = "/run/containerd/s";
+pub(crate) const SOCKETS: &str = "/run/containerd/s";
 
 /// What still belongs to a fixture.
 #[derive(Debug, Default, PartialEq, Eq)]

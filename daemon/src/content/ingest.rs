@@ -17,6 +17,7 @@ use crate::filter::{Fields, Filter};
 use crate::labels::{self, Labels};
 use crate::metadata::{Blob, Ingest, Namespace, Read, Table, Tx, db, leases};
 use crate::time::now;
+use sys::failpoint;
 
 /// How long an ingest that no lease holds is kept for resuming.
 const KEPT_SECONDS: i64 = 24 * 60 * 60;
@@ -81,6 +82,7 @@ impl Content {
         let claim = expected.map(|digest| self.inner.claims.claim(digest));
         let opened = self.open_ingest(context, &options)?;
         drop(claim);
+        failpoint!("content.opened");
         let Some(ingest) = opened else {
             let digest = options.expected.map(|digest| digest.to_string());
             return Err(Error::new(
@@ -303,6 +305,7 @@ impl Writer {
         else {
             return Err(missing(&self.ingest.shared));
         };
+        failpoint!("content.write");
         if let Err(error) = file.write_all(bytes) {
             let back = file
                 .set_len(*offset as u64)
@@ -388,6 +391,7 @@ impl Writer {
             file.sync_data()
                 .context(|| format!("sync ref {:?}", self.reference))?;
         }
+        failpoint!("content.synced");
         let inner = self.content.inner.clone();
         let claim = inner.claims.claim(&digest);
         match &self.data {
@@ -397,8 +401,10 @@ impl Writer {
             }
             Data::Shared { .. } => {}
         }
+        failpoint!("content.named");
         let new = self.record(&digest, written, labels)?;
         drop(claim);
+        failpoint!("content.recorded");
         if !new {
             return Err(Error::new(Kind::AlreadyExists, format!("content {digest}")));
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::{Content, Digest};
 use crate::error::Result;
 use crate::metadata::{Ingest, Read, Table, db};
+use sys::failpoint;
 
 impl Content {
     /// Deletes blobs and ingests that no namespace knows and returns how many blobs there were.
@@ -23,7 +24,9 @@ impl Content {
             let trash = || -> Result<bool> {
                 let unknown = !self.is_known(&digest)?;
                 if unknown {
+                    failpoint!("content.sweep");
                     inner.blobs.trash(&digest)?;
+                    failpoint!("content.trashed");
                 }
                 Ok(unknown)
             };

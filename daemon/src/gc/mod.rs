@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use api_protos::containerd::events::SnapshotRemove;
 use api_protos::containerd::services::images::v1::ImageDelete;
+use sys::failpoint;
 use tokio::sync::Mutex;
 
 use crate::blocking::blocking;
@@ -201,6 +202,7 @@ impl Inner {
         // Watching begins before the view is made: whatever the view does not show is seen here.
         let watch = Arc::new(self.store.watch());
         let mut marked = self.store.read(|view| scan::mark(view, now().seconds))?;
+        failpoint!("gc.marked");
         let mut count = 0;
         while !marked.is_empty() {
             let watch = watch.clone();
@@ -218,6 +220,7 @@ impl Inner {
                 });
                 failed.map(|()| (marked, lost))
             })?;
+            failpoint!("gc.unrecorded");
             marked = rest;
             count += removed.len();
             removed.iter().try_for_each(|node| self.publish(node))?;
@@ -226,8 +229,11 @@ impl Inner {
         if count > 0 {
             tracing::debug!(objects = count, "removed garbage");
         }
+        failpoint!("gc.sweep");
         self.content.sweep()?;
+        failpoint!("gc.swept.content");
         self.snapshots.sweep();
+        failpoint!("gc.swept.snapshots");
         Ok(())
     }
 

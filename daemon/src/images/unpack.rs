@@ -23,6 +23,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sys::failpoint;
 use sys::mount::Mount;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -129,6 +130,7 @@ impl Unpacker {
         }
         first_failure(tasks).await?;
         let top = chain.last().cloned().unwrap_or_default();
+        failpoint!("images.unpack.committed");
         if !top.is_empty() {
             let key = format!("containerd.io/gc.ref.snapshot.{}", self.snapshotter);
             self.label(&manifest.config, [(key, top.clone())].into())
@@ -296,6 +298,7 @@ impl Unpacker {
                 || layer.parent.is_empty()
                 || unpacker.complete(&layer, &target, &implied)?;
             target.close()?;
+            failpoint!("images.unpack.whole");
             if fits {
                 extraction.commit(&layer.chain, &layer.parent)?;
             }
@@ -387,6 +390,7 @@ where
         let message = format!("snapshot {} is no plain folder", extraction.key);
         Error::new(Kind::Internal, message)
     })?;
+    failpoint!("images.unpack.begun");
     let Unpacked {
         digest, implied, ..
     } = pipeline::unpack(&target, input, encoding)?;

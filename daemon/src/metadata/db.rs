@@ -12,6 +12,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use super::changes::{Changed, Changes, Journal, Staged, Watch};
 use super::records::Namespace;
 use crate::error::{Error, Kind, Result};
+use sys::failpoint;
 
 const OBJECTS: TableDefinition<(u8, &str, &str), &[u8]> = TableDefinition::new("objects");
 const SCHEMA_VERSION: &str = "1";
@@ -326,7 +327,10 @@ impl Group {
             }
         }
         if self.changed.any {
-            txn.commit().map_err(failed)
+            failpoint!("metadata.commit");
+            txn.commit().map_err(failed)?;
+            failpoint!("metadata.committed");
+            Ok(())
         } else {
             txn.abort().map_err(failed)
         }

@@ -16,6 +16,7 @@ use crate::error::{Context as _, Error, Kind, Result, already_exists, invalid};
 use crate::labels::{self, Labels};
 use crate::metadata::{Read, Snapshot, Table, Tx, leases};
 use crate::time::now;
+use sys::failpoint;
 
 /// A commit that is to be.
 #[derive(Clone, Debug)]
@@ -64,7 +65,9 @@ impl Snapshots {
         let first = commit.clone();
         let begun = self.inner.store.write(move |tx| first.begin(tx))?;
         let names = begun.ok_or_else(|| already_exists("snapshot", name))?;
+        failpoint!("snapshots.commit.begun");
         commit.in_backend(backend.as_ref(), &names)?;
+        failpoint!("snapshots.commit.made");
         let finished = self.inner.store.write(move |tx| commit.finish(tx, names))?;
         if !finished {
             return Err(already_exists("snapshot", name));

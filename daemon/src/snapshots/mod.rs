@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api_protos::containerd::events::{SnapshotPrepare, SnapshotRemove};
 use snapshotter::{Info as BackendInfo, Kind, Snapshotter, Usage};
+use sys::failpoint;
 use sys::mount::Mount;
 
 use crate::context::Context;
@@ -210,6 +211,7 @@ impl Snapshots {
             leases::detach(tx, &owner, &resource(&sn), &name);
             remove(tx, namespace, &sn, &name)
         })?;
+        failpoint!("snapshots.unrecorded");
         let event = SnapshotRemove {
             key: key.to_owned(),
             snapshotter: snapshotter.to_owned(),
@@ -290,6 +292,7 @@ impl Snapshots {
             labels,
         };
         let (name, parent) = self.reserve(&new)?;
+        failpoint!("snapshots.reserved");
         let making = Making::new(self, &name);
         let proxy = self.inner.proxies.get(snapshotter);
         let _not_swept = proxy.map(|proxy| proxy.keep()).transpose()?;
@@ -304,6 +307,7 @@ impl Snapshots {
             }
             made => made?,
         };
+        failpoint!("snapshots.made");
         let recorded = self.inner.store.write(move |tx| new.record(tx, name));
         drop(making);
         recorded.map(|()| mounts)

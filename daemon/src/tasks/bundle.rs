@@ -23,6 +23,7 @@ use serde::Deserialize;
 
 use super::bootstrap::Endpoint;
 use crate::error::{Context, Error, Kind, Result};
+use sys::failpoint;
 
 /// The name of the folders that hold the bundles, under the root and under the state directory.
 pub const FOLDER: &str = "io.containerd.runtime.v2.task";
@@ -154,6 +155,7 @@ impl Bundle {
 
     /// Writes down which executable the shim is.
     pub fn write_binary(&self, binary: &Path) -> Result<()> {
+        failpoint!("tasks.create.bundle");
         self.write(BINARY_PATH, binary.as_os_str().as_bytes(), 0o600)
     }
 
@@ -202,6 +204,7 @@ impl Bundle {
     /// Unmounts the root file system and removes the bundle and the working folder.
     pub fn delete(&self) -> Result<()> {
         let rootfs = self.path.join("rootfs");
+        failpoint!("tasks.bundle.delete");
         sys::mount::unmount_all(&rootfs)?;
         // Only an empty folder: if anything is still mounted there, removing what is in it must fail.
         match fs::remove_dir(&rootfs) {
@@ -211,7 +214,9 @@ impl Bundle {
             _ => {}
         }
         let work = fs::read_link(self.path.join("work"));
+        failpoint!("tasks.bundle.unmounted");
         delete_hidden(&self.path)?;
+        failpoint!("tasks.bundle.removed");
         match work {
             Ok(work) => delete_hidden(&work),
             Err(_) => Ok(()),

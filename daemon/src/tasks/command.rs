@@ -8,6 +8,7 @@ use api_protos::containerd::runtime::bootstrap::v1::{BootstrapParams, Extension,
 use api_protos::containerd::task::v3::DeleteResponse;
 use prost::Message;
 use prost_types::Any;
+use sys::failpoint;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -66,9 +67,11 @@ impl Caller {
 
     /// Has the executable of a shim that is gone clean up after it; returns how the task ended.
     pub async fn delete(&self, binary: &Path, bundle: &Bundle) -> Result<Exit> {
+        failpoint!("tasks.clean.ask");
         let output = self
             .run(binary, bundle, "delete", &[], self.limits.cleanup)
             .await?;
+        failpoint!("tasks.clean.cleaned");
         check(&output)?;
         let response = DeleteResponse::decode(output.stdout.as_slice())
             .map_err(|error| Error::other("read the shim's answer", error))?;

@@ -1,5 +1,6 @@
 //! How a task ends, and telling it to those who follow the events when its shim no longer can.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api_protos::any;
@@ -56,26 +57,65 @@ impl Exit {
     }
 }
 
-/// Which of the two last events of a task have been published.
+/// One of the two last events of a task.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Last {
+    /// The first process has ended.
+    Exit(Exit),
+    /// The task was deleted.
+    Delete,
+}
+
+impl Last {
+    /// Reads an event, and returns whose last one it is if it is one.
+    pub fn of(envelope: &Envelope) -> Option<(String, Self)> {
+        let event = envelope.event.as_ref()?;
+        match envelope.topic.as_str() {
+            EXIT => {
+                let exit = any::unpack::<TaskExit>(event)?.ok()?;
+                let end = Exit {
+                    pid: exit.pid,
+                    status: exit.exit_status,
+                    at: exit.exited_at.unwrap_or_default(),
+                };
+                let first = exit.id == exit.container_id;
+                first.then_some((exit.container_id, Self::Exit(end)))
+            }
+            DELETE => {
+                let delete = any::unpack::<TaskDelete>(event)?.ok()?;
+                let first = delete.id.is_empty() || delete.id == delete.container_id;
+                first.then_some((delete.container_id, Self::Delete))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What has been published of the two last events of a task.
 #[derive(Debug, Default)]
 pub struct Told {
-    exit: AtomicBool,
+    exit: OnceLock<Exit>,
     delete: AtomicBool,
 }
 
 impl Told {
-    /// Notes that the shim has published an event.
-    pub fn note(&self, topic: &str) {
-        match topic {
-            EXIT => self.exit.store(true, Ordering::Relaxed),
-            DELETE => self.delete.store(true, Ordering::Relaxed),
-            _ => {}
+    /// Notes what has been published.
+    pub fn note(&self, last: Last) {
+        match last {
+            // Nothing ends twice.
+            Last::Exit(exit) => drop(self.exit.set(exit)),
+            Last::Delete => self.delete.store(true, Ordering::Relaxed),
         }
+    }
+
+    /// Returns how the task ended: as was told, or else as was `found` when its shim was gone.
+    pub fn end(&self, found: Exit) -> Exit {
+        self.exit.get().copied().unwrap_or(found)
     }
 
     /// Publishes those of the last events that the shim did not get to.
     pub fn finish(&self, bundle: &Bundle, exit: Exit, events: &Exchange) -> Result<()> {
-        if !self.exit.swap(true, Ordering::Relaxed) {
+        if self.exit.set(exit).is_ok() {
             events.publish(&bundle.namespace, EXIT, &exit.event(&bundle.id))?;
         }
         if !self.delete.swap(true, Ordering::Relaxed) {
@@ -96,23 +136,6 @@ pub fn recall_exit(bundle: &Bundle, exit: Exit, events: &Exchange) -> Result<()>
     events.recall(&bundle.namespace, EXIT, &exit.event(&bundle.id))
 }
 
-/// Returns the container whose first process the event is the end of, or whose task it deletes.
-pub fn subject(envelope: &Envelope) -> Option<String> {
-    let event = envelope.event.as_ref()?;
-    match envelope.topic.as_str() {
-        EXIT => {
-            let exit = any::unpack::<TaskExit>(event)?.ok()?;
-            (exit.id == exit.container_id).then_some(exit.container_id)
-        }
-        DELETE => {
-            let delete = any::unpack::<TaskDelete>(event)?.ok()?;
-            (delete.id.is_empty() || delete.id == delete.container_id)
-                .then_some(delete.container_id)
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +152,7 @@ mod tests {
         let exit = TaskExit {
             container_id: "c1".into(),
             id: id.into(),
+            exit_status: 7,
             ..TaskExit::default()
         };
         Envelope {
@@ -138,17 +162,26 @@ mod tests {
         }
     }
 
+    fn seven() -> Exit {
+        Exit {
+            pid: 0,
+            status: 7,
+            at: Timestamp::default(),
+        }
+    }
+
     #[tokio::test]
     async fn what_the_shim_published_is_not_published_again() {
+        let exit = Last::Exit(seven());
         for (published, wanted) in [
             (&[][..], &[EXIT, DELETE][..]),
-            (&[EXIT][..], &[DELETE][..]),
-            (&[EXIT, DELETE][..], &[][..]),
+            (&[exit][..], &[DELETE][..]),
+            (&[exit, Last::Delete][..], &[][..]),
         ] {
             let events = Exchange::default();
             let mut seen = events.subscribe::<&str>(&[]).unwrap();
             let told = Told::default();
-            published.iter().for_each(|topic| told.note(topic));
+            published.iter().for_each(|last| told.note(*last));
             told.finish(&bundle(), Exit::unseen(), &events).unwrap();
             told.finish(&bundle(), Exit::unseen(), &events).unwrap();
             drop(events);
@@ -161,9 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_was_told_is_the_end() {
+        let told = Told::default();
+        assert_eq!(told.end(Exit::unseen()).status, UNSEEN);
+        told.note(Last::Exit(seven()));
+        assert_eq!(told.end(Exit::unseen()), seven());
+    }
+
+    #[test]
     fn only_the_first_process_ends_a_task() {
-        assert_eq!(subject(&envelope(EXIT, "c1")), Some("c1".into()));
-        assert_eq!(subject(&envelope(EXIT, "exec1")), None);
-        assert_eq!(subject(&envelope("/tasks/start", "c1")), None);
+        let end = ("c1".into(), Last::Exit(seven()));
+        assert_eq!(Last::of(&envelope(EXIT, "c1")), Some(end));
+        assert_eq!(Last::of(&envelope(EXIT, "exec1")), None);
+        assert_eq!(Last::of(&envelope("/tasks/start", "c1")), None);
     }
 }

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 
 use super::bootstrap::Endpoint;
 use super::bundle::Bundle;
-use super::exit::Exit;
+use super::exit::{Exit, Last};
 use super::log;
 use super::shim::Shim;
 use super::shims::{Hold, Shims};
@@ -17,6 +17,7 @@ use crate::blocking::blocking;
 use crate::context;
 use crate::error::{Error, Kind, Result};
 use crate::metadata::{Containers, Sandboxes};
+use sys::failpoint;
 
 /// How many bundles are looked at at a time.
 const CONCURRENT: usize = 64;
@@ -28,6 +29,7 @@ impl Shims {
     pub async fn reload(&self, containers: &Containers, sandboxes: &Sandboxes) -> Result<()> {
         let folders = self.folders().clone();
         let bundles = blocking(move || folders.list()).await?;
+        failpoint!("tasks.reload.listed");
         stream::iter(bundles)
             .for_each_concurrent(CONCURRENT, |bundle| {
                 self.load(bundle, containers, sandboxes)
@@ -95,6 +97,7 @@ impl Shims {
                     at: state.exited_at.unwrap_or_default(),
                 };
                 self.ended(&bundle, exit);
+                shim.told.note(Last::Exit(exit));
             }
             Ok(_) => {}
         }
@@ -106,6 +109,7 @@ impl Shims {
         let endpoint = endpoint(bundle)
             .await?
             .ok_or_else(|| Error::new(Kind::NotFound, "the shim never said where it listens"))?;
+        failpoint!("tasks.reload.connect");
         let log = log::follow(bundle)
             .inspect_err(|error| tracing::warn!(id = bundle.id, "{error:#}"))
             .ok();
@@ -143,6 +147,7 @@ fn is_sandbox(bundle: &Bundle, sandboxes: &Sandboxes) -> bool {
 
 /// Returns the state of the shim's task.
 async fn state(shim: &Shim) -> Result<StateResponse> {
+    failpoint!("tasks.reload.state");
     let request = StateRequest {
         id: shim.bundle.id.clone(),
         ..StateRequest::default()

@@ -1,10 +1,11 @@
-//! What may be left of a container whose creation was cut short: a shim that nobody knows the address of, processes in
-//! the container's control groups, and the groups.
+//! What may be left of a container whose creation or deletion was cut short: a shim that nobody knows the address of or
+//! that does not end, its socket, processes in the container's control groups, and the groups.
 //!
 //! An OCI runtime that is killed before it has written down its state cannot clean up after itself, nor can another run
 //! of it. The groups are known from the spec.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Component, Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -16,8 +17,10 @@ use super::bundle::Bundle;
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Kills what is in the control groups of the container of `bundle` and removes them; it takes a second at most.
+/// Kills what is in the control groups of the container of `bundle` and removes them, and the socket of its shim, which
+/// is gone; it takes a second at most.
 pub fn end(bundle: &Bundle) {
+    remove_socket(bundle);
     let Some(path) = group(bundle) else {
         return;
     };
@@ -36,6 +39,19 @@ pub fn end(bundle: &Bundle) {
     tracing::warn!(id = bundle.id, ?groups, "control groups are still in use");
 }
 
+/// Removes the socket that the bundle's shim has listened at, unless a shim still does for others of a pod.
+fn remove_socket(bundle: &Bundle) {
+    let Ok(Some(endpoint)) = bundle.endpoint() else {
+        return;
+    };
+    if let Ok(path) = endpoint.path()
+        && UnixStream::connect(path).is_err()
+    {
+        // Its executable has removed it as a rule.
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Kills the shim of `bundle` that was started for the daemon at `address`, and its executable if that still starts it.
 pub fn end_shim(bundle: &Bundle, address: &str) {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -44,11 +60,7 @@ pub fn end_shim(bundle: &Bundle, address: &str) {
         let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
         let line = fs::read(path).unwrap_or_default();
         if is_shim(&line, bundle, address) {
-            tracing::info!(
-                id = bundle.id,
-                ?pid,
-                "kill a shim that never said where it listens"
-            );
+            tracing::info!(id = bundle.id, ?pid, "kill a shim that would not end");
             let _ = kill_process(pid, Signal::KILL);
         }
     }

@@ -19,7 +19,7 @@ use prost_types::Any;
 
 use super::bundle::{Bundle, Folders};
 use super::command::Caller;
-use super::exit::{self, Exit};
+use super::exit::{self, Exit, Last};
 use super::limits::Limits;
 use super::log;
 use super::remnants;
@@ -29,6 +29,7 @@ use super::task;
 use crate::blocking::blocking;
 use crate::error::{Context, Error, Kind, Result};
 use crate::events::Exchange;
+use sys::failpoint;
 
 type Name = (String, String);
 
@@ -150,11 +151,17 @@ impl Shims {
         let path = binary.clone();
         let bundle = blocking(move || {
             let bundle = inner.folders.create(&namespace, &id, &spec)?;
-            bundle.write_binary(&path).map(|()| bundle)
+            let written = bundle.write_binary(&path);
+            if written.is_err() {
+                let _ = bundle.delete();
+            }
+            written.map(|()| bundle)
         })
         .await?;
         let started = self.launch(&bundle, &binary, options).await;
         if started.is_err() {
+            // It may run, though nothing came of it here.
+            self.kill(&bundle).await;
             self.clean(&bundle, &binary).await;
         }
         started.context(|| "start failed")
@@ -162,9 +169,12 @@ impl Shims {
 
     async fn launch(&self, bundle: &Bundle, binary: &Path, options: Option<&Any>) -> Result<Shim> {
         let log = log::follow(bundle)?;
+        failpoint!("tasks.create.launch");
         let endpoint = self.inner.caller.start(binary, bundle, options).await?;
+        failpoint!("tasks.create.launched");
         let (written, address) = (bundle.clone(), endpoint.clone());
         blocking(move || written.write_endpoint(&address)).await?;
+        failpoint!("tasks.create.connect");
         let limits = self.limits();
         Shim::connect(
             bundle.clone(),
@@ -209,16 +219,24 @@ impl Shims {
 
     /// Hands an event that a shim published to the subscribers.
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
-        if let Some(id) = exit::subject(&envelope)
+        if let Some((id, last)) = Last::of(&envelope)
             && let Ok(shim) = self.get(&envelope.namespace, &id)
         {
-            shim.told.note(&envelope.topic);
+            shim.told.note(last);
         }
         self.inner.events.forward(envelope)
     }
 
-    /// Has a shim's executable clean up, then removes the bundle; returns how the task ended.
-    pub async fn clean(&self, bundle: &Bundle, binary: &Path) -> Exit {
+    /// Has a shim's executable clean up, then removes the bundle.
+    pub async fn clean(&self, bundle: &Bundle, binary: &Path) {
+        self.end_task(bundle, binary).await;
+        self.remove(bundle).await;
+    }
+
+    /// Has a shim's executable end its task and clean up; returns how the task ended.
+    ///
+    /// The bundle stays until that has been told: a daemon that dies before it has would not know of the task any more.
+    async fn end_task(&self, bundle: &Bundle, binary: &Path) -> Exit {
         let exit = match self.inner.caller.delete(binary, bundle).await {
             Ok(exit) => exit,
             Err(error) => {
@@ -234,7 +252,6 @@ impl Shims {
         if let Err(error) = ended.await {
             tracing::warn!(id = bundle.id, "end what is left of a container: {error:#}");
         }
-        self.remove(bundle).await;
         exit
     }
 
@@ -242,7 +259,11 @@ impl Shims {
     pub async fn end(&self, shim: Shim) {
         // Without a task there is nothing to delete, which is no failure here.
         let _ = task::delete(&shim, "", shim.limits.cleanup).await;
-        self.end_deleted(&shim).await;
+        match shim.is_closed() {
+            // It died with the task half made.
+            true => self.clean(&shim.bundle, &shim.binary).await,
+            false => self.end_deleted(&shim).await,
+        }
     }
 
     /// Ends a shim whose task is deleted, and removes the bundle. A shim with other tasks stays.
@@ -251,6 +272,7 @@ impl Shims {
             Ok(()) => self.remove(&shim.bundle).await,
             Err(error) => {
                 tracing::warn!(id = shim.bundle.id, "end a shim: {error:#}");
+                self.kill_unless_shared(shim).await;
                 self.clean(&shim.bundle, &shim.binary).await;
             }
         }
@@ -258,34 +280,54 @@ impl Shims {
 
     /// Cleans up after the shim of an earlier daemon that is gone, and tells how its task ended.
     pub async fn lost(&self, bundle: &Bundle, binary: &Path) {
-        if let Ok(None) = bundle.endpoint() {
+        let never_asked = matches!(bundle.endpoint(), Ok(None));
+        if never_asked {
             // It was started, or was being started, when the daemon died, and may run.
-            let (hidden, address) = (bundle.clone(), self.inner.caller.address.clone());
-            let ended = blocking(move || {
-                remnants::end_shim(&hidden, &address);
-                Ok(())
-            });
-            if let Err(error) = ended.await {
-                tracing::warn!(id = bundle.id, "end a shim: {error:#}");
-            }
+            self.kill(bundle).await;
         }
-        let known = bundle.is_being_deleted();
-        let exit = self.clean(bundle, binary).await;
-        if known {
-            // The shim did its part of the deletion, and is not there to be asked for the exit any more.
-            return;
-        }
-        if let Err(error) = exit::recall_end(bundle, exit, &self.inner.events) {
+        let exit = self.end_task(bundle, binary).await;
+        // A shim that did its part of a deletion is not there to be asked for the exit any more. One that was not yet
+        // asked for a task has none that could have ended.
+        if !bundle.is_being_deleted()
+            && !never_asked
+            && let Err(error) = exit::recall_end(bundle, exit, &self.inner.events)
+        {
             tracing::error!(id = bundle.id, "publish the end of a task: {error:#}");
         }
+        self.remove(bundle).await;
     }
 
     /// Ends a shim that has no task: it may have been killed in the midst of making one.
     pub async fn give_up(&self, shim: &Shim) {
         if let Err(error) = task::shutdown(shim).await {
             tracing::warn!(id = shim.bundle.id, "end a shim: {error:#}");
+            self.kill_unless_shared(shim).await;
         }
         self.clean(&shim.bundle, &shim.binary).await;
+    }
+
+    /// Kills a shim that would not end, unless other tasks have it too.
+    async fn kill_unless_shared(&self, shim: &Shim) {
+        let own = (&shim.bundle.namespace, &shim.bundle.id);
+        let shared = self.inner.lock().iter().any(|(name, slot)| {
+            let other = (&name.0, &name.1) != own;
+            matches!(slot, Slot::Live(live) if other && live.endpoint() == shim.endpoint())
+        });
+        if !shared {
+            self.kill(&shim.bundle).await;
+        }
+    }
+
+    /// Kills the shim that was started for a bundle, if it runs.
+    async fn kill(&self, bundle: &Bundle) {
+        let (killed, address) = (bundle.clone(), self.inner.caller.address.clone());
+        let ended = blocking(move || {
+            remnants::end_shim(&killed, &address);
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::warn!(id = bundle.id, "kill a shim: {error:#}");
+        }
     }
 
     /// Tells of a task that was found again and whose first process has ended.
@@ -320,11 +362,13 @@ impl Shims {
             id = shim.bundle.id,
             "shim disconnected"
         );
-        let exit = self.clean(&shim.bundle, &shim.binary).await;
+        let found = self.end_task(&shim.bundle, &shim.binary).await;
+        let exit = shim.told.end(found);
         let told = shim.told.finish(&shim.bundle, exit, &self.inner.events);
         if let Err(error) = told {
             tracing::error!(id = shim.bundle.id, "publish the end of a task: {error:#}");
         }
+        self.remove(&shim.bundle).await;
         drop(self.retire(shim));
         shim.set_gone(exit);
     }

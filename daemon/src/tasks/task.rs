@@ -12,6 +12,7 @@ use super::shim::{CHANGE, LONG, Shim};
 use super::shims::Shims;
 use crate::blocking::blocking;
 use crate::error::{Context, Error, Kind, Result};
+use sys::failpoint;
 
 const SIGKILL: u32 = 9;
 
@@ -35,7 +36,10 @@ macro_rules! call {
 
 /// Has a shim make its task; returns the id of the first process.
 pub(super) async fn create(shim: &Shim, request: &CreateTaskRequest) -> Result<u32> {
-    Ok(call!(shim, Some(LONG), create, request.clone()).await?.pid)
+    failpoint!("tasks.create.ask");
+    let created = call!(shim, Some(LONG), create, request.clone()).await?;
+    failpoint!("tasks.create.made");
+    Ok(created.pid)
 }
 
 /// Asks a shim to end.
@@ -44,6 +48,7 @@ pub(super) async fn shutdown(shim: &Shim) -> Result<()> {
         id: shim.bundle.id.clone(),
         now: false,
     };
+    failpoint!("tasks.shutdown");
     match call!(shim, Some(shim.limits.shutdown), shutdown, request).await {
         Err(_) if shim.is_closed() => Ok(()),
         result => result,
@@ -56,7 +61,9 @@ pub(super) async fn delete(shim: &Shim, exec_id: &str, limit: Duration) -> Resul
         id: shim.bundle.id.clone(),
         exec_id: exec_id.to_owned(),
     };
+    failpoint!("tasks.delete.ask");
     let response = call!(shim, Some(limit), delete, request).await?;
+    failpoint!("tasks.delete.deleted");
     Ok(Exit {
         pid: response.pid,
         status: response.exit_status,
@@ -84,7 +91,10 @@ impl Task {
             id: self.own_id(),
             exec_id: exec_id.to_owned(),
         };
-        Ok(call!(self.shim, Some(CHANGE), start, request).await?.pid)
+        failpoint!("tasks.start.ask");
+        let started = call!(self.shim, Some(CHANGE), start, request).await?;
+        failpoint!("tasks.start.started");
+        Ok(started.pid)
     }
 
     /// Returns the state of a process.
@@ -113,7 +123,10 @@ impl Task {
         crate::labels::validate_identifier(exec_id)
             .context(|| format!("invalid exec id {exec_id}"))?;
         request.id = self.own_id();
-        call!(self.shim, Some(CHANGE), exec, request).await
+        failpoint!("tasks.exec.ask");
+        call!(self.shim, Some(CHANGE), exec, request).await?;
+        failpoint!("tasks.exec.added");
+        Ok(())
     }
 
     /// Sets the size of a process's terminal.
@@ -232,6 +245,7 @@ impl Task {
     async fn finish(&self) -> Result<Exit> {
         let bundle = self.shim.bundle.clone();
         blocking(move || bundle.mark_deletion()).await?;
+        failpoint!("tasks.delete.marked");
         let deleted = delete(&self.shim, "", CHANGE).await;
         let exit = match &deleted {
             Ok(exit) => *exit,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sys::failpoint;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -41,6 +42,7 @@ impl Session {
         let target = registry.resolve().await;
         let target: Descriptor = target.context(|| "failed to resolve image")?.into();
         progress.event(format!("Pulling from {remote}"));
+        failpoint!("transfer.pull.resolved");
         progress.about("fetching image content", &remote.reference, &target);
         let walk = self.walk(source(&registry), Some(origin(&registry)), store);
         let track = walk.fetcher.track.clone();
@@ -48,7 +50,9 @@ impl Session {
         progress
             .follow(&track, "downloading", &remote.reference, work)
             .await?;
+        failpoint!("transfer.pull.brought");
         let kept = walk.keep(&target).await?;
+        failpoint!("transfer.pull.kept");
         for name in kept {
             progress.about("saved", &name, &target);
         }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use sys::failpoint;
 use sys::{Error, Kind, Result};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -81,6 +82,7 @@ impl Driver {
             let message = "restoring from a checkpoint";
             return Err(Error::new(Kind::Unimplemented, message));
         }
+        failpoint!("shim.create.mounted");
         let options = Options::read(create.options.as_ref())?;
         options.save(&create.bundle)?;
         let subject = Subject {
@@ -104,7 +106,9 @@ impl Driver {
             exited,
         };
         let (streams, io) = driver.open(&create.stdio).await?;
+        failpoint!("shim.create.opened");
         let made = driver.runtime.create(io).await?;
+        failpoint!("shim.create.made");
         let created = driver.init.made(made, streams);
         driver.watch("");
         if let Err(error) = created {
@@ -197,7 +201,9 @@ impl Driver {
 
     async fn start_init(&mut self) -> Result<u32> {
         let started = self.init.state.apply(Action::Start)?;
+        failpoint!("shim.start.ask");
         self.runtime.start().await?;
+        failpoint!("shim.start.started");
         self.init.state = started;
         self.oom = oom::watch(&self.runtime, self.announce.clone());
         self.announce.started(self.pid());
@@ -248,7 +254,9 @@ impl Driver {
         spec: &[u8],
     ) -> Result<(Made, Streams)> {
         let (streams, io) = self.open(stdio).await?;
+        failpoint!("shim.exec.opened");
         let made = self.runtime.exec(exec_id, spec, io).await?;
+        failpoint!("shim.exec.made");
         Ok((made, streams))
     }
 
@@ -305,7 +313,9 @@ impl Driver {
         if end.is_some() {
             self.init.finish().await;
         }
+        failpoint!("shim.delete.ask");
         self.runtime.delete(end.is_none()).await?;
+        failpoint!("shim.delete.deleted");
         let rootfs = self.subject.bundle.join("rootfs");
         if let Err(error) = sys::mount::unmount_all(&rootfs) {
             log::warn(format_args!("unmount {rootfs:?}: {error:#}"));
@@ -314,6 +324,7 @@ impl Driver {
         self.init.state = deleted;
         self.shared.table.remove(&self.subject.id);
         self.announce.deleted(self.pid(), end);
+        failpoint!("shim.delete.told");
         Ok((self.pid(), end))
     }
 

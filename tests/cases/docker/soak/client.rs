@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tests::docker::{Dockerd, LIMIT};
-use tests::{Finished, command};
+use tests::{Finished, Random, command};
 
-use super::model::{Random, Seen, State, World};
+use super::model::{Seen, State, World};
 
 /// How long after the daemon serves again dockerd may need to notice: its connection waits longer with each attempt.
 const GRACE: Duration = Duration::from_secs(6);

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tests::docker::{Setup, Store};
-use tests::{Dockerd, Engine, skip};
+use tests::{Dockerd, Engine, Random, skip};
 
 use client::{Client, Outages, Shell, see};
-use model::{Random, World};
+use model::World;
 
 /// How many work at the same time.
 const CLIENTS: usize = 8;
