@@ -9,11 +9,12 @@ use sys::process::Stat;
 use sys::{Context, Kind, Result};
 
 use crate::cgroup::{Cgroup, stats::Stats};
+use crate::criu::{CheckpointOptions, RestoreOptions};
 use crate::exec::refused;
 use crate::options::{CreateOptions, ExecOptions, Process};
 use crate::record::{self, Dir, Record};
 use crate::state::{State, Status};
-use crate::{create, exec, hooks, spec, wording};
+use crate::{create, criu, exec, hooks, spec, wording};
 
 /// A container that exists: its record on disk and, until it exits, its first process.
 #[derive(Debug)]
@@ -33,6 +34,12 @@ impl Container {
     pub fn load(root: &Path, id: &str) -> Result<Self> {
         let (dir, record) = Dir::load(root, id)?;
         Ok(Self { dir, record })
+    }
+
+    /// Makes a container of what [`Container::checkpoint`] has written; its first process runs.
+    pub fn restore(options: &RestoreOptions) -> Result<(Self, Process)> {
+        let (dir, record, process) = criu::restore(options)?;
+        Ok((Self { dir, record }, process))
     }
 
     /// Lets the first process run its program.
@@ -120,6 +127,18 @@ impl Container {
             return Err(wording::not_running());
         }
         self.cgroup().update(resources)
+    }
+
+    /// Writes all processes to disk, from where [`Container::restore`] brings them back; unless they are left running,
+    /// they end.
+    pub fn checkpoint(&self, options: &CheckpointOptions) -> Result<()> {
+        match self.status()? {
+            Status::Running | Status::Paused => criu::checkpoint(&self.record, options),
+            status => {
+                let message = format!("Container cannot be checkpointed in {status} state");
+                Err(refused(&message))
+            }
+        }
     }
 
     /// Deletes a stopped container, its control group and its record; `force` kills one that is not stopped.

@@ -18,72 +18,112 @@ use crate::record::{Dir, Record, validate_id};
 use crate::rootfs::{BindTrees, map_text};
 use crate::state::{SPEC_VERSION, State, Status};
 use crate::sync::{self, Maker, Message};
-use crate::{clock, hooks, seccomp, spec, wording};
+use crate::{clock, criu, hooks, seccomp, spec, wording};
 
-/// What has to be undone if the creation fails.
-struct Undo<'a> {
-    dir: Option<&'a Dir>,
+/// A container in the making: what there is of it is undone when this is dropped, unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Making {
+    dir: Dir,
     cgroup: Option<Cgroup>,
-    child: Option<Child>,
+    /// The first process.
+    pub child: Option<Child>,
     /// Open until the child is killed, lest it sees that nobody listens and says so itself.
     maker: Option<Maker>,
+    kept: bool,
 }
 
 /// Creates a container: its folder, its control group, its first process.
 pub(crate) fn create(options: &CreateOptions) -> Result<(Dir, Record, Process)> {
-    validate_id(&options.id)?;
-    check_preserved(options.preserve_fds)?;
-    let bundle = std::path::absolute(&options.bundle)
-        .context(|| format!("resolve bundle {:?}", options.bundle))?;
-    let spec = spec::load(&bundle)?;
-    spec::validate(&spec)?;
-    let root = rootfs(&spec, &bundle);
-    std::fs::metadata(&root).map_err(|error| wording::invalid_rootfs(&root, error))?;
-    let dir = Dir::create(&options.root, &options.id)?;
-    let mut undo = Undo {
-        dir: Some(&dir),
-        cgroup: None,
-        child: None,
-        maker: None,
-    };
-    let cgroup = create_cgroup(&spec, options)?;
-    undo.cgroup = Some(cgroup.clone());
-    let mut record = Record {
-        id: options.id.clone(),
-        pid: 0,
-        start_time: 0,
-        created: clock::now(),
-        owner: owner(),
-        rootfs: root,
-        bundle,
-        cgroup: cgroup.clone(),
-        spec,
-    };
-    let console = make_init(options, &dir, &mut record, &cgroup, &mut undo)
+    let (mut making, mut record) = Making::begin(options)?;
+    let cgroup = record.cgroup.clone();
+    let console = make_init(options, &mut record, &cgroup, &mut making)
         // Whatever the error is: this is most likely what caused it, as for runc.
         .map_err(|error| match cgroup.oom_kills() {
             0 => error,
             _ => wording::out_of_memory(),
         })?;
-    let Some(child) = undo.child.take() else {
-        return Err(Error::new(Kind::Internal, "the first process got lost"));
-    };
-    undo.keep();
-    let process = Process {
-        pid: child.pid,
-        pidfd: child.pidfd,
-        console,
-    };
+    let (dir, process) = making.keep(console)?;
     Ok((dir, record, process))
+}
+
+impl Making {
+    /// Makes a container's folder and its control group, and returns what is known of it before it has a process.
+    pub fn begin(options: &CreateOptions) -> Result<(Self, Record)> {
+        validate_id(&options.id)?;
+        check_preserved(options.preserve_fds)?;
+        let bundle = std::path::absolute(&options.bundle)
+            .context(|| format!("resolve bundle {:?}", options.bundle))?;
+        let spec = spec::load(&bundle)?;
+        spec::validate(&spec)?;
+        let rootfs = rootfs(&spec, &bundle);
+        std::fs::metadata(&rootfs).map_err(|error| wording::invalid_rootfs(&rootfs, error))?;
+        let mut making = Self {
+            dir: Dir::create(&options.root, &options.id)?,
+            cgroup: None,
+            child: None,
+            maker: None,
+            kept: false,
+        };
+        let cgroup = create_cgroup(&spec, options)?;
+        making.cgroup = Some(cgroup.clone());
+        let record = Record {
+            id: options.id.clone(),
+            pid: 0,
+            start_time: 0,
+            created: clock::now(),
+            owner: owner(),
+            rootfs,
+            bundle,
+            cgroup,
+            descriptors: Vec::new(),
+            spec,
+        };
+        Ok((making, record))
+    }
+
+    /// Returns the container's folder.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Leaves everything as it is, and returns the folder and the first process with its terminal.
+    pub fn keep(mut self, console: Option<OwnedFd>) -> Result<(Dir, Process)> {
+        let Some(child) = self.child.take() else {
+            return Err(Error::new(Kind::Internal, "the first process got lost"));
+        };
+        self.kept = true;
+        let process = Process {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            console,
+        };
+        Ok((self.dir.clone(), process))
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // Why the making failed is what the caller has to know, not what else did.
+        if let Some(child) = &self.child {
+            let _ = sys::process::kill_and_wait(child);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.kill_all(rustix::process::Signal::KILL.as_raw());
+            let _ = cgroup.remove();
+        }
+        let _ = self.dir.remove();
+    }
 }
 
 /// Makes the first process and sees it through to the gate; returns its terminal.
 fn make_init(
     options: &CreateOptions,
-    dir: &Dir,
     record: &mut Record,
     cgroup: &Cgroup,
-    undo: &mut Undo<'_>,
+    making: &mut Making,
 ) -> Result<Option<OwnedFd>> {
     let spec = &record.spec;
     let Some(process) = spec.process() else {
@@ -104,7 +144,7 @@ fn make_init(
         false => cgroup.entrance()?,
     };
     let (maker, made) = sync::pair()?;
-    let maker = undo.maker.insert(maker);
+    let maker = making.maker.insert(maker);
     let procfs = Procfs::open()?;
     let bind_trees = BindTrees::new(spec, &record.bundle, &procfs)?;
     let plan = InitPlan {
@@ -127,7 +167,7 @@ fn make_init(
         rootfs: &record.rootfs,
         no_pivot: options.no_pivot,
         bind_trees,
-        gate: dir.make_gate()?,
+        gate: making.dir.make_gate()?,
         wait_first: maps_users || options.systemd_cgroup,
         state: State::new(record, Status::Creating, 0),
     };
@@ -136,7 +176,7 @@ fn make_init(
         .namespaces
         .spawn(spawned.entrance.clone_fd(), || run_init(&plan))?;
     let pid = child.pid;
-    undo.child = Some(child);
+    making.child = Some(child);
     if options.systemd_cgroup {
         let annotations = spec.annotations().clone().unwrap_or_default();
         cgroup.start_unit(&unit_options(spec, &options.id, &annotations), pid)?;
@@ -154,7 +194,8 @@ fn make_init(
     let console = follow(maker, record, record_pid)?;
     record.pid = record_pid;
     record.start_time = start_time;
-    dir.save(record)?;
+    record.descriptors = criu::stdio_names(pid);
+    making.dir.save(record)?;
     if let Some(path) = &options.pid_file {
         write_pid(path, pid)?;
     }
@@ -220,30 +261,6 @@ pub(crate) fn hand_over(
     .context(|| format!("send the seccomp listener to {path:?}"))
 }
 
-impl Undo<'_> {
-    /// Leaves everything as it is.
-    fn keep(mut self) {
-        self.dir = None;
-        self.cgroup = None;
-    }
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        // Why the creation failed is what the caller has to know, not what else did.
-        if let Some(child) = &self.child {
-            let _ = sys::process::kill_and_wait(child);
-        }
-        if let Some(cgroup) = &self.cgroup {
-            let _ = cgroup.kill_all(rustix::process::Signal::KILL.as_raw());
-            let _ = cgroup.remove();
-        }
-        if let Some(dir) = self.dir {
-            let _ = dir.remove();
-        }
-    }
-}
-
 fn create_cgroup(spec: &Spec, options: &CreateOptions) -> Result<Cgroup> {
     let none = HashMap::new();
     let unit = unit_options(spec, &options.id, &none);
@@ -253,7 +270,8 @@ fn create_cgroup(spec: &Spec, options: &CreateOptions) -> Result<Cgroup> {
     }
 }
 
-fn unit_options<'a>(
+/// Returns what systemd has to know of the container.
+pub(crate) fn unit_options<'a>(
     spec: &'a Spec,
     id: &'a str,
     annotations: &'a HashMap<String, String>,

@@ -8,6 +8,7 @@ pub mod cgroup;
 mod clock;
 mod container;
 mod create;
+mod criu;
 mod exec;
 mod hooks;
 mod init;
@@ -26,6 +27,9 @@ pub use sys::executable::seal;
 
 pub use clock::now;
 pub use container::{Container, list};
+pub use criu::{
+    CgroupsMode, CheckpointOptions, CriuOptions, RestoreOptions, check_empty_namespaces,
+};
 pub use oci_spec;
 pub use options::{CreateOptions, ExecOptions, Io, Process};
 pub use state::{SPEC_VERSION, State, Status};

@@ -17,6 +17,7 @@ use crate::wording;
 
 const STATE: &str = "state.json";
 const GATE: &str = "exec.fifo";
+const CRIU_ROOT: &str = "criu-root";
 
 /// Everything a later caller needs to know of a container.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,12 +39,15 @@ pub(crate) struct Record {
     pub rootfs: PathBuf,
     /// The control group.
     pub cgroup: Cgroup,
+    /// What stdin, stdout and stderr were at first, by what the kernel calls them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
     /// The configuration, as it was then.
     pub spec: Spec,
 }
 
 /// The folder of a container.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Dir(PathBuf);
 
 impl Dir {
@@ -99,6 +103,14 @@ impl Dir {
             .context(|| format!("write {path:?}"))
     }
 
+    /// Makes the folder at which a restored container's root file system is attached meanwhile.
+    pub fn make_criu_root(&self) -> Result<PathBuf> {
+        let path = self.0.join(CRIU_ROOT);
+        std::fs::create_dir(&path)
+            .and_then(|()| path.canonicalize())
+            .context(|| format!("make {path:?}"))
+    }
+
     /// Makes the gate at which the first process waits, and opens it for reading.
     ///
     /// It is opened for writing too, so that reading blocks until someone has written.
@@ -138,6 +150,11 @@ impl Dir {
 
     /// Removes the folder.
     pub fn remove(&self) -> Result<()> {
+        let criu_root = self.0.join(CRIU_ROOT);
+        if criu_root.symlink_metadata().is_ok() {
+            // Of a restore that was cut short: what is attached there is not to be removed.
+            sys::mount::unmount_all(&criu_root)?;
+        }
         match std::fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed.context(|| format!("remove {:?}", self.0)),

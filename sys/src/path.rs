@@ -96,7 +96,7 @@ impl Root {
     /// Returns a path with its symlinks followed as far as they are there, also one that leads to nothing.
     ///
     /// Only a guess of what is to be created: what is there by then is looked at again when it is.
-    fn follow(&self, path: &Path) -> Result<PathBuf, Errno> {
+    pub fn follow(&self, path: &Path) -> Result<PathBuf, Errno> {
         let mut left = components(path);
         let mut done = PathBuf::from("/");
         let mut symlinks = 0;

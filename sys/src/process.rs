@@ -248,6 +248,18 @@ pub fn close_copies(fds: impl IntoIterator<Item = RawFd>) -> Result<()> {
     Ok(())
 }
 
+/// Returns a copy of a descriptor that the calling process has from who executed it.
+pub fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel refuses a number that is not open; the copy is made of one that is, and neither of them is
+    // used otherwise here.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    match copy {
+        // SAFETY: the kernel has just made this descriptor, which nothing else knows of.
+        0.. => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+        _ => Err(last_errno()),
+    }
+}
+
 /// Keeps who has not every right over the calling process from looking into it, until it executes a program.
 pub fn hide() -> Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};

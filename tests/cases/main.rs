@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod badinput;
+mod checkpoint;
 mod corten;
 mod cri;
 mod ctr;

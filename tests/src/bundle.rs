@@ -1,5 +1,6 @@
 //! A bundle of an OCI runtime, and the runtime that is given it: ours, or runc to compare with.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,7 @@ use api_protos::oci::CAPABILITIES;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Finished, Peers, binaries, command};
+use crate::{Criu, Finished, Peers, binaries, command};
 
 /// Programs of the root file system, all by one static busybox.
 const APPLETS: &str = "awk cat chmod cut dd echo env false find grep head hostname id kill ln ls mkdir mknod mount \
@@ -59,6 +60,8 @@ pub struct Bundle {
     /// The configuration, written whenever a container is made.
     pub config: Value,
     id: String,
+    /// Where the runtime finds programs that it executes, before the usual folders.
+    programs: Option<PathBuf>,
 }
 
 impl Bundle {
@@ -87,7 +90,20 @@ impl Bundle {
             folder,
             config,
             id,
+            programs: None,
         }
+    }
+
+    /// Makes a bundle whose runtime finds CRIU.
+    pub fn with_criu(runtime: &Runtime, criu: &Criu) -> Bundle {
+        let mut bundle = Bundle::new(runtime);
+        bundle.programs = Some(criu.folder.clone());
+        bundle
+    }
+
+    /// Has another runtime go on with the bundle.
+    pub fn hand_to(&mut self, runtime: &Runtime) {
+        self.runtime = runtime.clone();
     }
 
     /// Returns the folder with `config.json`, whose other files are the test's.
@@ -149,6 +165,9 @@ impl Bundle {
             .args(["--log-format", "json"])
             .args(args)
             .current_dir(self.path());
+        if let Some(folder) = &self.programs {
+            command.env("PATH", path_after(folder));
+        }
         command
     }
 
@@ -218,6 +237,13 @@ impl Drop for Bundle {
             let _ = self.runtime(&["delete", "--force", &id]);
         }
     }
+}
+
+/// Returns `PATH` with a folder before all others.
+fn path_after(folder: &Path) -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).expect("no folder has a colon in its name")
 }
 
 /// Returns a configuration like Docker's.

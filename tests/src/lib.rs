@@ -31,7 +31,7 @@ pub use docker::{DockerPeers, Dockerd};
 pub use footprint::Footprint;
 pub use image::Image;
 pub use network::Network;
-pub use peers::Peers;
+pub use peers::{Criu, Peers};
 pub use random::Random;
 pub use registry::Registry;
 pub use terminal::Terminal;

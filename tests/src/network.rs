@@ -46,11 +46,16 @@ impl Network {
         Network { holder, mounts }
     }
 
+    /// Returns the path of its namespace.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.id())
+    }
+
     /// Returns a command that runs `program` in this network.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let holder = self.holder.id();
-        command.arg(format!("--net=/proc/{holder}/ns/net"));
+        command.arg(format!("--net={}", self.path()));
         if self.mounts {
             command.arg(format!("--mount=/proc/{holder}/ns/mnt"));
         }

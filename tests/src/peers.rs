@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::{Finished, command};
+
 /// The folders of the peers' programs.
 #[derive(Debug, Clone)]
 pub struct Peers {
@@ -33,6 +35,40 @@ impl Peers {
             crate::print_skip("needs root and the peers: run tests/peers");
         }
         found
+    }
+}
+
+/// CRIU, as `tests/peers-criu` has brought it.
+#[derive(Debug, Clone)]
+pub struct Criu {
+    /// The folder of the program.
+    pub folder: PathBuf,
+}
+
+impl Criu {
+    /// Returns CRIU, or prints why the test is skipped: it is not there, or this kernel lacks what it needs.
+    pub fn or_skip() -> Option<Criu> {
+        let Some(folder) = folder("criu.env", "PEERS_CRIU") else {
+            crate::print_skip("needs CRIU: run tests/peers-criu");
+            return None;
+        };
+        let criu = Criu { folder };
+        let checked = criu.run(&["check"]);
+        if checked.code == Some(0) {
+            return Some(criu);
+        }
+        let why = checked.stderr.lines().next().unwrap_or_default();
+        crate::print_skip(&format!("criu check: {why}"));
+        None
+    }
+
+    /// Tells whether this kernel has what CRIU calls by this name.
+    pub fn has(&self, feature: &str) -> bool {
+        self.run(&["check", "--feature", feature]).code == Some(0)
+    }
+
+    fn run(&self, args: &[&str]) -> Finished {
+        command::run(std::process::Command::new(self.folder.join("criu")).args(args))
     }
 }
 

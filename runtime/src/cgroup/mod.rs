@@ -301,6 +301,11 @@ impl Cgroup {
         &self.paths
     }
 
+    /// Returns the folder by which the group is frozen, if it has one.
+    pub fn freezer_path(&self) -> Option<&Path> {
+        self.folder("freezer").ok()
+    }
+
     fn set(&self, resources: &LinuxResources, created: bool) -> Result<()> {
         match self.version {
             Version::V1 => v1::set(&self.paths, resources, created),

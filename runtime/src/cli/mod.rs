@@ -1,5 +1,6 @@
 //! The command line: runc's commands and flags, one file for each command.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -11,11 +12,11 @@ mod list;
 mod log;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
 mod state;
-mod unsupported;
 mod update;
 
 use std::path::{Path, PathBuf};
@@ -88,8 +89,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a running container to disk (not supported)
-    Checkpoint(unsupported::Args),
+    /// Write a running container to disk
+    Checkpoint(checkpoint::Args),
     /// Create a container
     Create(create::Args),
     /// Delete a container
@@ -108,8 +109,8 @@ enum Command {
     Pause(pause::Args),
     /// List the processes of a container
     Ps(ps::Args),
-    /// Run a container that was written to disk (not supported)
-    Restore(unsupported::Args),
+    /// Run a container that was written to disk
+    Restore(restore::Args),
     /// Thaw all processes of a container
     Resume(pause::Args),
     /// Create and start a container, and wait for it
@@ -183,7 +184,7 @@ pub(crate) fn main() -> ExitCode {
 impl Command {
     fn run(&self, global: &Global) -> Result<u8> {
         match self {
-            Self::Checkpoint(_) => unsupported::run("checkpoint"),
+            Self::Checkpoint(args) => checkpoint::run(global, args),
             Self::Create(args) => create::run(global, args),
             Self::Delete(args) => delete::run(global, args),
             Self::Events(args) => events::run(global, args),
@@ -193,7 +194,7 @@ impl Command {
             Self::List(args) => list::run(global, args),
             Self::Pause(args) => pause::pause(global, args),
             Self::Ps(args) => ps::run(global, args),
-            Self::Restore(_) => unsupported::run("restore"),
+            Self::Restore(args) => restore::run(global, args),
             Self::Resume(args) => pause::resume(global, args),
             Self::Run(args) => run::run(global, args),
             Self::Spec(args) => spec::run(args),

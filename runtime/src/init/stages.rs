@@ -118,6 +118,7 @@ impl<'a> Mounted<'a> {
             true => attach::move_root(root.dir())?,
             false => attach::pivot(root.dir())?,
         }
+        rootfs::reopen_null(&root, plan.spec)?;
         rootfs::mask(&root, plan.spec)?;
         set_sysctls(plan)?;
         rootfs::finish(&root, plan.spec)?;

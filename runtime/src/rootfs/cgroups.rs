@@ -15,7 +15,8 @@ use sys::{Context, Error, Kind, Result};
 use super::mounts::{Wanted, mount_on};
 use crate::spec::namespace;
 
-const HOST: &str = "/sys/fs/cgroup";
+/// Where the host has its hierarchies.
+pub(super) const HOST: &str = "/sys/fs/cgroup";
 
 /// The type that statfs(2) reports for the unified hierarchy.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
@@ -25,6 +26,11 @@ struct Hierarchy {
     /// Its controllers as the kernel lists them, or `name=` and a name.
     controllers: String,
     group: PathBuf,
+}
+
+/// Tells whether a mount is that of the control groups.
+pub(super) fn is_cgroup(mount: &Mount) -> bool {
+    matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
 }
 
 /// Mounts the control groups.

@@ -1,7 +1,7 @@
 //! Devices: those every container has, those the specification names, and the links beside them.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -39,6 +39,22 @@ pub(super) fn are_ours(spec: &Spec) -> bool {
                 .any(|option| option == "bind" || option == "rbind");
         bind && mount.destination() == Path::new("/dev")
     })
+}
+
+/// Returns the devices that are mounts of the host's: the kernel lets no user namespace make devices.
+pub(super) fn lent(spec: &Spec) -> Vec<PathBuf> {
+    if !are_ours(spec) || namespace(spec, LinuxNamespaceType::User).is_none() {
+        return Vec::new();
+    }
+    let linux = spec.linux().as_ref();
+    let named = linux.and_then(|linux| linux.devices().as_deref());
+    let named = named.unwrap_or_default().iter();
+    let default = DEFAULT
+        .iter()
+        .map(|(name, ..)| Path::new("/dev").join(name));
+    default
+        .chain(named.map(|device| device.path().clone()))
+        .collect()
 }
 
 /// Makes all devices and links.
@@ -92,6 +108,35 @@ fn link(dev: &std::os::fd::OwnedFd, target: &str, name: &str) -> Result<()> {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno).context(|| format!("link \"/dev/{name}\"")),
     }
+}
+
+/// Takes the container's own null device for those of stdin, stdout and stderr that are the host's: a process that has
+/// nothing open of outside can be checkpointed.
+pub(crate) fn reopen_null(root: &Root, spec: &Spec) -> Result<()> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+    if !are_ours(spec) {
+        return Ok(());
+    }
+    let reopen = || {
+        let null = root.open(Path::new("/dev/null"), OFlags::RDWR)?;
+        let number = rustix::fs::fstat(&null)?.st_rdev;
+        let is_null = |fd: BorrowedFd<'_>| {
+            rustix::fs::fstat(fd).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode).is_char_device() && stat.st_rdev == number
+            })
+        };
+        if is_null(stdin()) {
+            dup2_stdin(&null)?;
+        }
+        if is_null(stdout()) {
+            dup2_stdout(&null)?;
+        }
+        if is_null(stderr()) {
+            dup2_stderr(&null)?;
+        }
+        Ok::<_, Errno>(())
+    };
+    reopen().context(|| "reopen the null device inside")
 }
 
 /// Attaches a device of the host at the same path, and makes sure that it is the one that is meant.

@@ -3,6 +3,7 @@
 mod cgroups;
 mod copy_up;
 mod devices;
+mod external;
 mod idmap;
 mod masks;
 mod mounts;
@@ -18,6 +19,8 @@ use sys::mutant::{self, Mutant};
 use sys::path::Root;
 use sys::{Context, Error, Kind, Result};
 
+pub(crate) use devices::reopen_null;
+pub(crate) use external::{NULL, attach_at, external, make_mount_points, open_of_process};
 pub(crate) use idmap::{BindTrees, text as map_text};
 pub(crate) use masks::apply as mask;
 

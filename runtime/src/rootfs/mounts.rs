@@ -69,7 +69,7 @@ pub(super) fn mount(
     if fstype == "proc" || fstype == "sysfs" {
         refuse_symlink(root, target, fstype)?;
     }
-    if fstype == "cgroup" || fstype == "cgroup2" {
+    if cgroups::is_cgroup(mount) {
         return cgroups::mount(root, mount, &mut wanted, spec);
     }
     let was_there = root.open(target, OFlags::PATH).is_ok();
@@ -219,7 +219,13 @@ pub(super) fn clone_source(bundle: &Path, mount: &Mount) -> Result<OwnedFd> {
 }
 
 /// Attaches a detached copy of a mount.
-fn bind(root: &Root, target: &Path, mount: &Mount, tree: &OwnedFd, wanted: &Wanted) -> Result<()> {
+pub(super) fn bind(
+    root: &Root,
+    target: &Path,
+    mount: &Mount,
+    tree: &OwnedFd,
+    wanted: &Wanted,
+) -> Result<()> {
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     let stat = rustix::fs::fstat(tree).context(|| format!("stat {source:?}"))?;
     let place = match rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
