@@ -85,8 +85,8 @@ async fn connection(cri: Arc<Cri>, mut stream: TcpStream) -> Result<()> {
             let Some((channels, status, done)) = accepted else {
                 return Ok(());
             };
-            let result = work(&cri, request, channels).await;
-            let _ = status.send(told(&result).into()).await;
+            let end = work(&cri, request, channels).await;
+            let _ = status.send(end.status().into()).await;
             drop(status);
             done.await;
             Ok(())
@@ -94,44 +94,87 @@ async fn connection(cri: Arc<Cri>, mut stream: TcpStream) -> Result<()> {
     }
 }
 
-/// Does what a request asks for, with the streams of the client; returns the exit code of what was run.
-async fn work(cri: &Arc<Cri>, request: Request, channels: Channels) -> Result<i32> {
+/// How what a request asked for has ended, in upstream's words.
+#[derive(Debug)]
+enum End {
+    Success,
+    /// A command had another exit code than 0.
+    Exit {
+        code: i32,
+        message: String,
+    },
+    Failure(String),
+}
+
+impl End {
+    fn of_command(result: Result<i32>, cmd: &[String]) -> End {
+        match result {
+            Ok(0) => End::Success,
+            Ok(code) => End::Exit {
+                code,
+                message: format!(
+                    "command terminated with non-zero exit code: \
+                     error executing command [{}], exit code {code}",
+                    cmd.join(" ")
+                ),
+            },
+            Err(error) => End::Failure(format!("error executing command in container: {error:#}")),
+        }
+    }
+
+    /// Returns the status that clients read from version 4 of the protocol on.
+    fn status(&self) -> String {
+        let status: Value = match self {
+            End::Success => json!({"metadata": {}, "status": "Success"}),
+            End::Exit { code, message } => json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": message,
+                "reason": "NonZeroExitCode",
+                "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+            }),
+            End::Failure(error) => json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": format!("Internal error occurred: {error}"),
+                "reason": "InternalError",
+                "details": {"causes": [{"message": error}]},
+                "code": 500,
+            }),
+        };
+        status.to_string()
+    }
+
+    /// Returns what older clients read, to whom success is nothing.
+    fn text(self) -> Option<String> {
+        match self {
+            End::Success => None,
+            End::Exit { message, .. } => Some(message),
+            End::Failure(error) => Some(format!("Internal error occurred: {error}")),
+        }
+    }
+}
+
+/// Does what a request asks for, with the streams of the client.
+async fn work(cri: &Arc<Cri>, request: Request, channels: Channels) -> End {
     match request {
         Request::Exec {
             container,
             cmd,
             tty,
             ..
-        } => container::exec::serve(cri, &container, &cmd, tty, channels).await,
-        Request::Attach { container, .. } => {
-            let attached = container::attach::serve(cri, &container, channels).await;
-            attached.map(|()| 0)
+        } => {
+            let result = container::exec::serve(cri, &container, &cmd, tty, channels).await;
+            End::of_command(result, &cmd)
         }
-        Request::PortForward { .. } => Err(invalid("no such streams")),
+        Request::Attach { container, .. } => {
+            match container::attach::serve(cri, &container, channels).await {
+                Ok(()) => End::Success,
+                Err(error) => End::Failure(format!("error attaching to container: {error:#}")),
+            }
+        }
+        Request::PortForward { .. } => End::Failure("no such streams".into()),
     }
-}
-
-/// Returns the status of an end, as clients of version 4 of the protocol read it.
-fn told(result: &Result<i32>) -> String {
-    let status: Value = match result {
-        Ok(0) => json!({"metadata": {}, "status": "Success"}),
-        Ok(code) => json!({
-            "metadata": {},
-            "status": "Failure",
-            "message": format!("command terminated with non-zero exit code: exit code {code}"),
-            "reason": "NonZeroExitCode",
-            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
-        }),
-        Err(error) => json!({
-            "metadata": {},
-            "status": "Failure",
-            "message": format!("Internal error occurred: {error:#}"),
-            "reason": "InternalError",
-            "details": {"causes": [{"message": format!("{error:#}")}]},
-            "code": 500,
-        }),
-    };
-    status.to_string()
 }
 
 /// Serves exec and attach over SPDY.
@@ -167,17 +210,15 @@ async fn over_spdy(
     let mut opened = open_streams(&mut connection, &request, version).await?;
     let status = opened.remove("error");
     let (channels, sinks) = channels(opened, &connection);
-    let result = work(&cri, request, channels).await;
+    let end = work(&cri, request, channels).await;
     // All output is out before the status is.
     for sink in sinks {
         let _ = sink.await;
     }
     if let Some(status) = status {
-        let text = match (version, &result) {
-            (4.., _) => Some(told(&result)),
-            (_, Ok(0)) => None,
-            (_, Ok(code)) => Some(format!("command terminated with exit code {code}")),
-            (_, Err(error)) => Some(format!("{error:#}")),
+        let text = match version {
+            4.. => Some(end.status()),
+            _ => end.text(),
         };
         if let Some(text) = text {
             let _ = status.output.send(text.into()).await;
@@ -396,12 +437,18 @@ mod tests {
 
     #[test]
     fn the_status_tells_the_exit_code() {
-        let status: Value = serde_json::from_str(&told(&Ok(3))).unwrap();
-        assert_eq!(status["details"]["causes"][0]["message"], "3");
-        assert_eq!(status["reason"], "NonZeroExitCode");
-        let status: Value = serde_json::from_str(&told(&Ok(0))).unwrap();
-        assert_eq!(status["status"], "Success");
-        let status: Value = serde_json::from_str(&told(&Err(invalid("no")))).unwrap();
+        let status = |result| -> Value {
+            let end = End::of_command(result, &["sh".into(), "-c".into()]);
+            serde_json::from_str(&end.status()).unwrap()
+        };
+        assert_eq!(status(Ok(0))["status"], "Success");
+        let failed = status(Ok(3));
+        assert_eq!(failed["details"]["causes"][0]["message"], "3");
+        assert_eq!(failed["reason"], "NonZeroExitCode");
+        let message = "command terminated with non-zero exit code: error executing command [sh -c], exit code 3";
+        assert_eq!(failed["message"], message);
+        assert_eq!(End::of_command(Ok(0), &[]).text(), None);
+        let status = status(Err(invalid("no")));
         assert_eq!(status["code"], 500);
     }
 

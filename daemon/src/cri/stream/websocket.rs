@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -39,6 +40,8 @@ const CLOSE: u8 = 255;
 const LONGEST: usize = 1 << 20;
 /// How many chunks of a channel wait to be taken.
 const BEHIND: usize = 16;
+/// How long a client may take to answer that all is said, before the connection is closed all the same.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Ready when everything has been sent.
 pub type Done = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -117,7 +120,7 @@ fn channels(
     let (mut to_stdin, from_stdin) = some_channel(stdin);
     let (mut to_resize, from_resize) = some_channel(tty);
     let (life, alive) = watch::channel(());
-    tokio::spawn(async move {
+    let reader = tokio::spawn(async move {
         while let Some(Ok(message)) = source.next().await {
             let Some((channel, bytes)) = decode(message, text) else {
                 continue;
@@ -162,6 +165,11 @@ fn channels(
         }
         drop(to_client);
         let _ = writer.await;
+        // The reader keeps the connection open as long as it waits for the client.
+        let hang_up = reader.abort_handle();
+        if tokio::time::timeout(GOODBYE, reader).await.is_err() {
+            hang_up.abort();
+        }
     };
     let channels = Channels {
         stdin: from_stdin,
@@ -218,6 +226,31 @@ fn decode(message: Message, text: bool) -> Option<(u8, Bytes)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_answers_nothing_is_hung_up_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+        let request = Request::PortForward { pod: String::new() };
+        let (_channels, status, done) = channels(socket, &request, PROTOCOLS[1]);
+        status.send("end".into()).await.unwrap();
+        drop(status);
+        tokio::spawn(done);
+        let mut said = Vec::new();
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut said);
+        tokio::time::timeout(GOODBYE * 20, read)
+            .await
+            .expect("the connection ends")
+            .unwrap();
+        // The first, empty message, then the status, then the goodbye with its code.
+        assert_eq!(
+            said, b"\x82\x01\x03\x82\x04\x03end\x88\x02\x03\xe8",
+            "{said:?}"
+        );
+    }
 
     #[test]
     fn messages_begin_with_their_channel() {
