@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: mutants release test soak test-docker test-nerdctl test-cri demo bench lint deny peers
+.PHONY: mutants release test soak test-docker test-nerdctl test-cri test-kubelet demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -25,6 +25,12 @@ test-cri:
 	@bash tests/peers
 	@bash tests/peers-cri
 	CORTEN_TESTS_CRITEST=1 cargo test -p tests --test cases cri::critest -- --nocapture
+
+# Kubernetes' kubelet with static pods on upstream containerd and on cortend; builds it the first time.
+test-kubelet:
+	@bash tests/peers
+	@bash tests/peers-kubelet
+	CORTEN_TESTS_KUBELET=1 cargo test -p tests --test cases cri::kubelet
 
 # Our programs as they are released, without shared libraries, in target/<host>/release.
 release:

@@ -1,6 +1,7 @@
-//! CRI by crictl: upstream's containerd first, then cortend, and the same of both.
+//! CRI by crictl and by a kubelet: upstream's containerd first, then cortend, and the same of both.
 
 mod critest;
+mod kubelet;
 mod node;
 mod pods;
 mod volumes;

@@ -54,7 +54,12 @@ const PAUSE: &str = "registry.test/library/pause:1";
 impl Node {
     /// Starts a node in a network of its own, which has its images already.
     pub fn start(engine: Engine, programs: &Programs) -> Node {
-        let node = Node::start_in(engine, programs, Some(Network::new()), "");
+        Node::start_with_images(engine, programs, Network::new())
+    }
+
+    /// Starts a node in this network, which has its images already.
+    pub fn start_with_images(engine: Engine, programs: &Programs, network: Network) -> Node {
+        let node = Node::start_in(engine, programs, Some(network), "");
         let ctr = node.daemon.ctr().in_namespace("k8s.io");
         let pause = Image::busybox_recipe()
             .config("Entrypoint", json!(["/bin/sleep"]))
