@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use api_protos::containerd::task::v3::DeleteResponse;
 use prost::Message;
+use sys::process::Stat;
 use sys::{Context, Result};
 
 use crate::args::Args;
@@ -16,6 +17,8 @@ use crate::{bootstrap, clock, log};
 
 /// What is said of a container that was killed because its shim was gone: 128 and SIGKILL.
 const KILLED: u32 = 137;
+/// What is said of one that had ended before, which nobody saw.
+const UNSEEN: u32 = 255;
 
 /// Kills and deletes the container of the bundle, unmounts its root file system, and prints a `DeleteResponse`.
 pub fn delete(args: &Args) -> Result<()> {
@@ -24,7 +27,12 @@ pub fn delete(args: &Args) -> Result<()> {
         false => args.bundle.clone(),
     };
     let pid = std::fs::read_to_string(bundle.join("init.pid"));
-    let pid = pid.ok().and_then(|pid| pid.trim().parse().ok());
+    let pid: Option<u32> = pid.ok().and_then(|pid| pid.trim().parse().ok());
+    let first = pid.and_then(|pid| Stat::read(pid as i32));
+    let status = match first.is_some_and(|first| first.is_alive()) {
+        true => KILLED,
+        false => UNSEEN,
+    };
     if let Err(error) = end(args, bundle.clone()) {
         log::warn(format_args!("delete {}: {error:#}", args.id));
     }
@@ -32,7 +40,7 @@ pub fn delete(args: &Args) -> Result<()> {
     remove_socket(args, &bundle);
     let response = DeleteResponse {
         pid: pid.unwrap_or(0),
-        exit_status: KILLED,
+        exit_status: status,
         exited_at: Some(clock::now()),
     };
     std::io::stdout()

@@ -271,6 +271,32 @@ async fn what_is_left_of_a_lost_shim_is_cleaned_up() {
 }
 
 #[tokio::test]
+async fn how_a_container_ended_that_nobody_saw_is_said_to_be_unknown() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    fixture.bundle("c1", "sleep 1000", false, "{}");
+    let shim = fixture.start("c1").await;
+    let pid = shim
+        .create(&fixture, CreateTaskRequest::default())
+        .await
+        .unwrap();
+    shim.begin("").await.unwrap();
+    let server = sys::process::open(fixture.shim_pid("c1")).unwrap();
+    sys::process::signal(&server, 19).unwrap();
+    let container = sys::process::open(pid as i32).unwrap();
+    sys::process::signal(&container, 9).unwrap();
+    while sys::process::Stat::read(pid as i32).is_some_and(|stat| stat.is_alive()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sys::process::signal(&server, 9).unwrap();
+    shim.client.connection().closed().await;
+    let output = fixture.run("c1", "delete", &[]);
+    let response = DeleteResponse::decode(output.stdout.as_slice()).unwrap();
+    assert_eq!((response.pid, response.exit_status), (pid, 255));
+}
+
+#[tokio::test]
 async fn a_start_that_was_cut_short_leaves_no_socket() {
     let Some(fixture) = Fixture::new() else {
         return;
