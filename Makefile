@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: mutants release test soak test-docker test-nerdctl test-cri test-kubelet demo bench lint deny peers
+.PHONY: mutants release test torture soak test-docker test-nerdctl test-cri test-kubelet demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -13,6 +13,12 @@ test-docker:
 soak:
 	@bash tests/peers-docker
 	CORTEN_SOAK_SECONDS=$${CORTEN_SOAK_SECONDS:-3600} cargo test -p tests --test cases docker::soak -- --nocapture
+
+# The daemon and its shims are killed and fail at every failpoint, each time that they come by, and at random instants,
+# as upstream's daemon is beside them; the table counts what each has lost and leaked.
+torture:
+	@bash tests/peers
+	CORTEN_TORTURE=1 cargo test -p tests --test cases torture:: -- --nocapture --test-threads=1
 
 # nerdctl and BuildKit on top of cortend, each case compared with upstream containerd.
 test-nerdctl:

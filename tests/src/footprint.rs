@@ -71,16 +71,27 @@ impl Footprint {
             (Loss::Record, "blob", &["content", "ls", "-q"]),
             (Loss::Lease, "lease", &["leases", "ls", "-q"]),
         ];
+        let mut wrong = Vec::new();
+        let mut answer = |command: &[&str]| {
+            let finished = ctr.run(command);
+            if finished.code != Some(0) {
+                wrong.push(finished.to_string());
+            }
+            finished.stdout
+        };
         for (loss, what, command) in records {
-            for line in ctr.ok(command).lines() {
+            for line in answer(command).lines() {
                 add(loss, format!("{what} {line}"));
             }
         }
-        for line in ctr.ok(&["snapshots", "ls"]).lines().skip(1) {
+        for line in answer(&["snapshots", "ls"]).lines().skip(1) {
             add(Loss::Snapshot, line.to_owned());
         }
-        for line in ctr.ok(&["content", "active"]).lines().skip(1) {
+        for line in answer(&["content", "active"]).lines().skip(1) {
             add(Loss::Record, format!("ingest {line}"));
+        }
+        for wrong in wrong {
+            add(Loss::Call, wrong);
         }
         let left = Leftovers::find(daemon.folder(), &daemon.namespace);
         for (pid, line) in left.processes {
@@ -143,7 +154,7 @@ fn files(daemon: &Daemon) -> Vec<PathBuf> {
 }
 
 /// Returns where the shim of a container listens, ours and upstream's.
-fn socket(daemon: &Daemon, id: &str) -> PathBuf {
+pub fn socket(daemon: &Daemon, id: &str) -> PathBuf {
     let name = format!("{}/{}/{id}", daemon.address().display(), daemon.namespace);
     let digest = image::digest(name.as_bytes());
     Path::new(SOCKETS).join(digest.trim_start_matches("sha256:"))

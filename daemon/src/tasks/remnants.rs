@@ -11,16 +11,20 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use sys::process::Stat;
 
 use super::bundle::Bundle;
+use crate::digest::{Algorithm, Hasher};
 
+/// Where shims listen, whatever their daemon's folders are.
+const SOCKETS: &str = "/run/containerd/s";
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Kills what is in the control groups of the container of `bundle` and removes them, and the socket of its shim, which
-/// is gone; it takes a second at most.
-pub fn end(bundle: &Bundle) {
-    remove_socket(bundle);
+/// was started for the daemon at `address` and is gone; it takes a second at most.
+pub fn end(bundle: &Bundle, address: &str) {
+    remove_socket(bundle, address);
     let Some(path) = group(bundle) else {
         return;
     };
@@ -40,16 +44,22 @@ pub fn end(bundle: &Bundle) {
 }
 
 /// Removes the socket that the bundle's shim has listened at, unless a shim still does for others of a pod.
-fn remove_socket(bundle: &Bundle) {
-    let Ok(Some(endpoint)) = bundle.endpoint() else {
-        return;
-    };
-    if let Ok(path) = endpoint.path()
-        && UnixStream::connect(path).is_err()
-    {
+fn remove_socket(bundle: &Bundle, address: &str) {
+    let said = bundle.endpoint().ok().flatten();
+    let said = said.and_then(|endpoint| endpoint.path().map(PathBuf::from).ok());
+    let path = said.unwrap_or_else(|| usual_socket(bundle, address));
+    if UnixStream::connect(&path).is_err() {
         // Its executable has removed it as a rule.
         let _ = fs::remove_file(path);
     }
+}
+
+/// Returns where shims listen that have not come to say so: containerd's library for shims, and ours, know one place.
+fn usual_socket(bundle: &Bundle, address: &str) -> PathBuf {
+    let name = format!("{address}/{}/{}", bundle.namespace, bundle.id);
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    hasher.update(name.as_bytes());
+    Path::new(SOCKETS).join(hasher.finish().hex())
 }
 
 /// Kills the shim of `bundle` that was started for the daemon at `address`, and its executable if that still starts it.
@@ -62,7 +72,19 @@ pub fn end_shim(bundle: &Bundle, address: &str) {
         if is_shim(&line, bundle, address) {
             tracing::info!(id = bundle.id, ?pid, "kill a shim that would not end");
             let _ = kill_process(pid, Signal::KILL);
+            wait_for(pid);
         }
+    }
+}
+
+/// Waits until a process that was killed has let go of what it has; it takes a second at most.
+fn wait_for(pid: Pid) {
+    let alive = || Stat::read(pid.as_raw_nonzero().get()).is_some_and(|stat| stat.is_alive());
+    for _ in 0..TRIES {
+        if !alive() {
+            return;
+        }
+        sleep(PAUSE);
     }
 }
 

@@ -244,9 +244,9 @@ impl Shims {
                 Exit::unseen()
             }
         };
-        let cut_short = bundle.clone();
+        let (cut_short, address) = (bundle.clone(), self.inner.caller.address.clone());
         let ended = blocking(move || {
-            remnants::end(&cut_short);
+            remnants::end(&cut_short, &address);
             Ok(())
         });
         if let Err(error) = ended.await {

@@ -335,11 +335,13 @@ impl Exits {
         let request = SubscribeRequest {
             filters: vec!["topic==\"/tasks/exit\"".into()],
         };
-        let mut events = api.events();
-        let events = api.run(async { events.subscribe(request).await });
-        let mut events = events.expect("subscribe to events").into_inner();
         std::thread::spawn(move || {
             api.serve(async {
+                // Upstream answers with the first event.
+                let Ok(answer) = api.events().subscribe(request).await else {
+                    return;
+                };
+                let mut events = answer.into_inner();
                 while let Ok(Some(envelope)) = events.message().await {
                     let event = envelope.event.unwrap_or_default();
                     let exit = api_protos::any::unpack::<TaskExit>(&event);

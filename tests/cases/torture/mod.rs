@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `client.rs` | what a client does meanwhile, and what must be true of it afterwards |
 //! | `points.rs` | each failpoint of the sources, to kill, to fail and to wait at |
+//! | `random.rs` | kills at random instants, of upstream's daemon too |
 //!
 //! After each crash the daemon is started again. Then what was acknowledged is there, what the crash cut short can be
 //! brought to an end, and when that is done the daemon has, record for record and file for file, what it had before.
@@ -11,11 +12,12 @@
 
 mod client;
 mod points;
+mod random;
 
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::footprint::Loss;
+use tests::footprint::{Loss, socket};
 use tests::{Daemon, Engine, Footprint, Image, Peers, Registry};
 
 use client::{Client, Exits, until};
@@ -26,25 +28,32 @@ const IMAGE: &str = "example.org/busybox:1";
 const STAYS: &str = "stays";
 /// Waits for a SIGTERM without a process that comes or goes, and ends with 7.
 const STAYS_SCRIPT: &str = "trap 'exit 7' TERM; sleep 1000000 & wait";
+/// How many images there are, each for one client at a time; they have layers in common.
+const IMAGES: usize = 3;
 /// How long the daemon may need to clean up.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A daemon with a container that stays, and the image that its clients pull.
+/// A daemon with a container that stays, and the images that its clients pull.
 struct Fixture {
     daemon: Daemon,
     _registry: Registry,
-    image: String,
+    images: Vec<String>,
     shim: String,
     exits: Exits,
     baseline: Footprint,
-    clients: usize,
+    /// All containers so far.
+    ids: Vec<String>,
 }
 
 impl Fixture {
     fn new(engine: Engine, peers: &Peers, shim: &str) -> Fixture {
         let registry = Registry::start();
-        // Its lowest layer is the one of the container that stays.
-        let image = registry.push("library/torture", "1", &Image::many_layers(2, 200_000));
+        // Their lowest layer is the one of the container that stays.
+        let images = (1..=IMAGES).map(|count| {
+            let image = Image::many_layers(count + 1, 200_000);
+            registry.push("library/torture", &count.to_string(), &image)
+        });
+        let images: Vec<String> = images.collect();
         let daemon = Daemon::start(engine, peers);
         let archive = Image::busybox().write_archive(daemon.folder(), IMAGE);
         let ctr = daemon.ctr();
@@ -59,25 +68,28 @@ impl Fixture {
         let exits = Exits::default();
         exits.listen(&daemon);
         // What the import has left for the collector is gone when a client has done all it does.
-        let mut first = Client::new(&daemon, shim, &image, 0);
+        let mut first = Client::new(&daemon, shim, &images[0], 0);
         first.work();
         assert_eq!(first.failed, None);
         let baseline = Footprint::of(&daemon, &[STAYS]);
         Fixture {
             daemon,
             _registry: registry,
-            image,
+            images,
             shim: shim.to_owned(),
             exits,
             baseline,
-            clients: 0,
+            ids: vec![STAYS.to_owned()],
         }
     }
 
-    /// Returns a client with containers that no other has.
-    fn client(&mut self) -> Client {
-        self.clients += 1;
-        Client::new(&self.daemon, &self.shim, &self.image, self.clients)
+    /// Returns a client of one of the images, with containers that no other has.
+    fn client(&mut self, image: usize) -> Client {
+        let image = &self.images[image];
+        let client = Client::new(&self.daemon, &self.shim, image, self.ids.len());
+        self.ids
+            .extend([client.first.clone(), client.second.clone()]);
+        client
     }
 
     /// Starts the daemon again after it has died.
@@ -105,11 +117,14 @@ impl Fixture {
         died
     }
 
-    /// Has a client bring everything to an end; returns all that is wrong then.
-    fn settle(&mut self, client: &mut Client) -> Vec<(Loss, String)> {
-        client.settle(&self.daemon, &self.exits);
-        let mut losses = std::mem::take(&mut client.losses);
-        let ids = [STAYS, &client.first, &client.second];
+    /// Has clients bring everything to an end; returns all that is wrong then.
+    fn settle(&mut self, clients: &mut [Client]) -> Vec<(Loss, String)> {
+        let mut losses = Vec::new();
+        let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
+        for client in clients {
+            client.settle(&self.daemon, &self.exits);
+            losses.append(&mut client.losses);
+        }
         let mut last = self.baseline.clone();
         until(SOON, || {
             last = Footprint::of(&self.daemon, &ids);
@@ -137,6 +152,15 @@ impl Fixture {
         assert!(deleted.stderr.contains("exit code 7"), "{deleted}");
         ctr.ok(&["containers", "rm", STAYS]);
         self.daemon.assert_nothing_left();
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // Nothing else knows of those that upstream leaves.
+        for id in &self.ids {
+            let _ = std::fs::remove_file(socket(&self.daemon, id));
+        }
     }
 }
 

@@ -75,7 +75,7 @@ fn strike_each(points: &[String], strike: impl Fn(&mut Fixture, &str, usize) -> 
 impl Fixture {
     /// Returns whether a point was come by, after a client has settled what that has led to.
     fn struck(&mut self, point: &str, client: &mut Client) -> Struck {
-        let losses = self.settle(client);
+        let losses = self.settle(std::slice::from_mut(client));
         match self.daemon.disarm(point) {
             true => {
                 assert!(losses.is_empty(), "without any failure: {losses:?}");
@@ -98,7 +98,7 @@ fn no_two_failpoints_have_the_same_name() {
 fn killed_at_any_failpoint_the_daemon_loses_and_leaks_nothing() {
     strike_each(&points("daemon/"), |fixture, point, time| {
         fixture.daemon.arm(point, &format!("{time} kill"));
-        let mut client = fixture.client();
+        let mut client = fixture.client(0);
         if point.starts_with(RELOAD) {
             fixture.daemon.kill();
             fixture.daemon.launch();
@@ -122,7 +122,7 @@ fn failing_at_any_failpoint_the_daemon_loses_and_leaks_nothing() {
     points.retain(|point| !point.starts_with(RELOAD));
     strike_each(&points, |fixture, point, time| {
         fixture.daemon.arm(point, &format!("{time} error"));
-        let mut client = fixture.client();
+        let mut client = fixture.client(0);
         assert!(!fixture.outlive(&mut client), "the daemon died");
         client.check();
         if point.starts_with(REMOVAL) {
@@ -145,11 +145,11 @@ fn waiting_at_every_failpoint_the_daemon_and_its_shims_do_all_that_they_should()
     }
     fixture.daemon.kill();
     fixture.revive();
-    let mut client = fixture.client();
+    let mut client = fixture.client(0);
     fixture.outlive(&mut client);
     assert_eq!(client.failed, None);
     client.check();
-    let losses = fixture.settle(&mut client);
+    let losses = fixture.settle(&mut [client]);
     assert!(losses.is_empty(), "{losses:?}");
     let passed_by = points.iter().filter(|point| fixture.daemon.disarm(point));
     assert_eq!(passed_by.collect::<Vec<_>>(), Vec::<&String>::new());
@@ -160,7 +160,7 @@ fn waiting_at_every_failpoint_the_daemon_and_its_shims_do_all_that_they_should()
 fn a_shim_that_is_killed_at_any_failpoint_leaves_nothing() {
     strike_each(&points("shim/"), |fixture, point, time| {
         fixture.daemon.arm(point, &format!("{time} kill"));
-        let mut client = fixture.client();
+        let mut client = fixture.client(0);
         client.loses_shims = true;
         assert!(!fixture.outlive(&mut client), "the daemon died");
         fixture.struck(point, &mut client)
