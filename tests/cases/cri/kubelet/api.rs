@@ -35,6 +35,16 @@ impl Kubelet {
         log
     }
 
+    /// Waits until a container's log has this end, and returns it.
+    #[track_caller]
+    pub fn wait_for_log(&self, pod: &str, container: &str, end: &str) -> String {
+        self.wait("the log is whole", || {
+            let (status, log) =
+                self.get(&format!("/containerLogs/default/{pod}-{NAME}/{container}"));
+            (status == 200 && log.ends_with(end)).then_some(log)
+        })
+    }
+
     /// Runs a command in a container by one call, and returns the status and what it wrote.
     pub fn run_in(&self, pod: &str, container: &str, command: &str) -> (u16, String) {
         let command = escaped(command);

@@ -3,6 +3,7 @@
 //! Its build takes many minutes, and each case some dozen seconds, so they run only when they are asked for: `make test-kubelet`.
 
 mod api;
+mod isolation;
 mod pods;
 mod recovery;
 
@@ -22,6 +23,8 @@ use super::node::{Node, Programs};
 const LIMIT: Duration = Duration::from_secs(120);
 /// The kubelet's name for its node, which it appends to the names of static pods.
 const NAME: &str = "here";
+/// How large a log may grow before another file takes its place.
+const LOG_SIZE: usize = 64 << 10;
 /// What a kubelet sets in the kernel for the whole machine.
 const TUNABLES: [(&str, &str); 6] = [
     ("vm/overcommit_memory", "1"),
@@ -89,7 +92,10 @@ impl Kubelet {
     /// So it changes nothing of the machine: it compares the kernel's settings with what it would write to them.
     fn make_view(&self) {
         let tunables = self.folder("tunables");
-        let mut script = String::from("mount -t tmpfs tmpfs /var/log");
+        // The kernel lets a user namespace have its own /proc only where there is one with nothing mounted over it.
+        let mut script = String::from(
+            "mount -t tmpfs tmpfs /var/log && mkdir /var/lib/proc && mount -t proc proc /var/lib/proc",
+        );
         for (name, value) in TUNABLES {
             let file = tunables.join(name);
             fs::create_dir_all(file.parent().expect("it is in a folder")).expect("make a folder");
@@ -126,6 +132,8 @@ impl Kubelet {
             // A lower value takes a capability that the tests may not have.
             "oomScoreAdj": 0,
             "failSwapOn": false,
+            "containerLogMaxSize": LOG_SIZE.to_string(),
+            "containerLogMonitorInterval": "3s",
             "syncFrequency": "2s",
             "fileCheckFrequency": "1s",
             "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},

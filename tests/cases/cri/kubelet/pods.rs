@@ -1,10 +1,11 @@
 //! What pods are made of, from manifests in a folder.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Kubelet, of_container, same, script};
+use super::{Kubelet, LOG_SIZE, of_container, same, script};
 
 /// Returns the lines of a container's log in the order of the alphabet: two streams have none between them.
 fn lines(kubelet: &Kubelet, pod: &str, container: &str) -> Vec<String> {
@@ -248,11 +249,42 @@ fn volumes_hold_what_they_are_to() {
                 .ok()
                 .filter(|text| text.ends_with('\n'))
         });
-        let log = kubelet.wait("the log is whole", || {
-            let log = kubelet.container_log("web", "main");
-            log.contains("67108864\n").then_some(log)
-        });
+        let log = kubelet.wait_for_log("web", "main", "67108864\n");
         let class: Value = kubelet.status("web")["qosClass"].clone();
         (taken, log, class)
+    });
+}
+
+#[test]
+fn a_log_that_grows_goes_on_in_another_file() {
+    same(|kubelet| {
+        // The first lines are too much for one file; those after them come as long as the container lives.
+        let lines = LOG_SIZE / 20;
+        let counts =
+            format!("seq {lines}; i={lines}; while sleep 0.1; do i=$((i+1)); echo $i; done");
+        kubelet.create("web", &json!({"containers": [script("main", &counts)]}));
+        kubelet.ready("web", "main");
+        let folder = || -> Option<PathBuf> {
+            let pod = fs::read_dir(kubelet.folder("logs")).ok()?.next()?.ok()?;
+            Some(pod.path().join("main"))
+        };
+        let files = kubelet.wait("the log goes on in another file", || {
+            let files = fs::read_dir(folder()?).ok()?.flatten();
+            // The names of older files go on with their time: the current one is the first.
+            let mut files: Vec<PathBuf> = files.map(|file| file.path()).collect();
+            files.sort();
+            let current = fs::read_to_string(files.first()?).ok()?;
+            (files.len() == 2 && current.lines().count() > 3).then_some(files)
+        });
+        // Numbers that are written meanwhile are in neither or in both, if it is read in this order.
+        let texts =
+            [&files[1], &files[0]].map(|file| fs::read_to_string(file).expect("read a log"));
+        let numbers: Vec<usize> = texts
+            .iter()
+            .flat_map(|text| text.lines())
+            .map_while(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
+        assert!(numbers.iter().copied().eq(1..=numbers.len()), "{texts:?}");
+        assert!(numbers.len() > lines, "{texts:?}");
     });
 }
