@@ -152,7 +152,9 @@ pub fn build(config: &Config) -> Result<App> {
     plugins.record(Plugin::new(GC, "scheduler").requires(&[METADATA]));
 
     let containers = Containers::new(store.clone(), events.clone());
-    let tasks = Tasks::new(shims(config, events.clone())?, containers.clone());
+    let diff = Diff::new(content.clone());
+    let shims = shims(config, events.clone())?;
+    let tasks = Tasks::new(shims.clone(), containers.clone(), diff.clone());
     plugins.record(Plugin::new(SHIM, "manager").requires(&[EVENT, METADATA]));
     plugins.record(
         Plugin::new(RUNTIME, "task")
@@ -163,7 +165,6 @@ pub fn build(config: &Config) -> Result<App> {
 
     let sandboxes = Sandboxes::new(store.clone());
     plugins.record(Plugin::new(SANDBOX_STORE, "local").requires(&[METADATA]));
-    let shims = tasks.shims().clone();
     let sandbox_controller = Controller::new(shims, sandboxes.clone(), events.clone());
     plugins.record(Plugin::new(SANDBOX_CONTROLLER, "shim").requires(&[SHIM, EVENT, SANDBOX_STORE]));
 
@@ -174,7 +175,7 @@ pub fn build(config: &Config) -> Result<App> {
         images: Images::new(store.clone(), events.clone()),
         containers,
         leases: Leases::new(store.clone()),
-        diff: Diff::new(content.clone()),
+        diff,
         content,
         snapshots,
         collector,

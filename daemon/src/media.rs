@@ -13,6 +13,12 @@ pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json"
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
+/// The images of a task, as an archive.
+pub const CHECKPOINT: &str = "application/vnd.containerd.container.criu.checkpoint.criu.tar";
+/// The specification of a container that was checkpointed.
+pub const CHECKPOINT_CONFIG: &str =
+    "application/vnd.containerd.container.checkpoint.config.v1+proto";
+
 /// What a registry is asked for when a reference is resolved.
 pub const MANIFESTS: &[&str] = &[DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX];
 

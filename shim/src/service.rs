@@ -233,24 +233,12 @@ fn checkpoint(request: &CheckpointTaskRequest) -> Result<Checkpoint> {
         })?,
         None => CheckpointOptions::default(),
     };
-    let flags = [
-        (options.open_tcp, "--tcp-established"),
-        (options.external_unix_sockets, "--ext-unix-sk"),
-        (options.terminal, "--shell-job"),
-        (options.file_locks, "--file-locks"),
-    ];
-    let set = flags.into_iter().filter(|(set, _)| *set);
-    let mut arguments: Vec<String> = set.map(|(_, flag)| flag.to_owned()).collect();
-    for namespace in &options.empty_namespaces {
-        arguments.extend(["--empty-ns".to_owned(), namespace.clone()]);
-    }
     let image = match options.image_path.as_str() {
         "" => &request.path,
         path => path,
     };
     Ok(Checkpoint {
         image: image.into(),
-        exit: options.exit,
-        arguments,
+        options,
     })
 }

@@ -3,6 +3,7 @@
 
 mod badinput;
 mod checkpoint;
+mod checkpoint_image;
 mod corten;
 mod cri;
 mod ctr;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::leftovers::Leftovers;
-use crate::{Ctr, Network, Peers, binaries, command, eventually};
+use crate::{Ctr, Network, Peers, binaries, command, eventually, peers};
 
 /// Whose daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,8 +249,9 @@ impl Daemon {
         };
         let machine = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Path::new);
         let ours = binaries::folder();
-        std::env::join_paths(own.iter().copied().chain([ours]).chain(machine))
-            .expect("no colon in these paths")
+        let criu = peers::folder("criu.env", "PEERS_CRIU");
+        let before = own.iter().copied().chain([ours]).chain(criu.as_deref());
+        std::env::join_paths(before.chain(machine)).expect("no colon in these paths")
     }
 
     fn wait_until_it_serves(&mut self) {

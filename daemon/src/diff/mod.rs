@@ -36,6 +36,11 @@ impl Diff {
         Self { content }
     }
 
+    /// Returns the store of layers.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// Applies a layer to what `mounts` show and returns the descriptor of its archive, uncompressed.
     pub fn apply(
         &self,

@@ -9,7 +9,8 @@ use api_protos::containerd::task::v3;
 use api_protos::containerd::v1::types::Process;
 use tonic::{Request, Response, Status};
 
-use super::open;
+use super::{diff, open};
+use crate::context::Context;
 use crate::error::{Error, Kind, Result, invalid, status};
 use crate::tasks::{Create, Exit, Task, Tasks};
 
@@ -70,28 +71,29 @@ fn deleted(id: String) -> impl FnOnce(Exit) -> DeleteResponse {
     }
 }
 
-/// Returns what is to be made of a request, of which checkpoints in the content store are not supported.
+/// Returns what is to be made of a request.
 fn decode(request: CreateTaskRequest) -> Result<Create> {
-    let unsupported = |what: &str| Err(Error::new(Kind::Unimplemented, what));
     if !request.task_api_address.is_empty() {
-        return unsupported("task API address of a sandbox");
+        let message = "task API address of a sandbox";
+        return Err(Error::new(Kind::Unimplemented, message));
     }
     let options = request.options.as_ref().and_then(any::unpack::<Options>);
     let options = options
         .transpose()
         .map_err(|error| invalid(format!("runtime options: {error}")))?;
-    let restored = request.checkpoint.as_ref();
-    let from_path = restored.and_then(|image| image.annotations.get("RestoreFromPath"));
+    let mut images = request.checkpoint;
+    let from_path = images
+        .as_mut()
+        .and_then(|images| images.annotations.remove("RestoreFromPath"));
     let image_path = options.map(|options| options.criu_image_path);
-    let checkpoint = match from_path.cloned().or(image_path).unwrap_or_default() {
-        path if path.is_empty() && restored.is_some() => {
-            return unsupported("restore from a checkpoint in the content store");
-        }
-        path => path,
-    };
+    let checkpoint = from_path.or(image_path).unwrap_or_default();
     Ok(Create {
         runtime_path: request.runtime_path,
         options: request.options,
+        // A folder goes before the content store.
+        images: images
+            .filter(|_| checkpoint.is_empty())
+            .map(|images| diff::decode(Some(images))),
         request: v3::CreateTaskRequest {
             rootfs: request.rootfs,
             terminal: request.terminal,
@@ -104,8 +106,13 @@ fn decode(request: CreateTaskRequest) -> Result<Create> {
     })
 }
 
-/// Has the task write its checkpoint where the options say.
-async fn checkpoint(task: Task, request: CheckpointTaskRequest) -> Result<CheckpointTaskResponse> {
+/// Has the task write its checkpoint where the options say, or into the content store.
+async fn checkpoint(
+    tasks: &Tasks,
+    context: &Context,
+    task: Task,
+    request: CheckpointTaskRequest,
+) -> Result<CheckpointTaskResponse> {
     let options = request.options.as_ref();
     let options = options.and_then(any::unpack::<CheckpointOptions>);
     let options = options
@@ -114,14 +121,16 @@ async fn checkpoint(task: Task, request: CheckpointTaskRequest) -> Result<Checkp
     let path = options
         .map(|options| options.image_path)
         .unwrap_or_default();
-    if path.is_empty() {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            "checkpoint into the content store; give an image path",
-        ));
-    }
-    task.checkpoint(path, request.options).await?;
-    Ok(CheckpointTaskResponse::default())
+    let descriptors = match path.is_empty() {
+        false => {
+            task.checkpoint(path, request.options).await?;
+            Vec::new()
+        }
+        true => tasks.checkpoint(context, &task, request.options).await?,
+    };
+    Ok(CheckpointTaskResponse {
+        descriptors: descriptors.into_iter().map(diff::encode).collect(),
+    })
 }
 
 #[tonic::async_trait]
@@ -249,8 +258,11 @@ impl Api for Service {
         &self,
         request: Request<CheckpointTaskRequest>,
     ) -> Result<Response<CheckpointTaskResponse>, Status> {
-        let (task, request) = task!(self, request);
-        answer(checkpoint(task, request).await, |response| response)
+        let (context, request) = open(request)?;
+        let task = self.tasks.get(&context, &request.container_id).await;
+        let task = task.map_err(status)?;
+        let written = checkpoint(&self.tasks, &context, task, request).await;
+        answer(written, |response| response)
     }
 
     async fn update(&self, request: Request<UpdateTaskRequest>) -> Result<Response<()>, Status> {

@@ -15,6 +15,7 @@
 
 pub mod bootstrap;
 pub mod bundle;
+mod checkpoint;
 pub mod command;
 pub mod config;
 pub mod exit;
@@ -38,9 +39,10 @@ use tokio::sync::oneshot;
 
 use crate::blocking::blocking;
 use crate::context::Context;
+use crate::diff::Diff;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::filter::{self, Fields, Filter};
-use crate::metadata::{Container, Containers, Sandboxes};
+use crate::metadata::{Container, Containers, Descriptor, Sandboxes};
 pub use config::Config;
 pub use exit::Exit;
 pub use limits::Limits;
@@ -56,6 +58,7 @@ const CONCURRENT: usize = 64;
 pub struct Tasks {
     shims: Shims,
     containers: Containers,
+    diff: Diff,
 }
 
 /// What a client asks a task to be made of.
@@ -65,14 +68,20 @@ pub struct Create {
     pub runtime_path: String,
     /// Options in place of the container's.
     pub options: Option<Any>,
+    /// The images that it is restored from, in the content store.
+    pub images: Option<Descriptor>,
     /// What else the shim is asked for; the id and the bundle are filled in.
     pub request: CreateTaskRequest,
 }
 
 impl Tasks {
-    /// Returns the tasks that `shims` serve.
-    pub fn new(shims: Shims, containers: Containers) -> Self {
-        Self { shims, containers }
+    /// Returns the tasks that `shims` serve; their checkpoints are archives that `diff` makes and unpacks.
+    pub fn new(shims: Shims, containers: Containers, diff: Diff) -> Self {
+        Self {
+            shims,
+            containers,
+            diff,
+        }
     }
 
     /// Finds the tasks of an earlier daemon.
@@ -103,8 +112,9 @@ impl Tasks {
         let container = self.container(context, id).await?;
         let hold = self.shims.hold(context.namespace(), id)?;
         let (tasks, (answer, answered)) = (self.clone(), oneshot::channel());
+        let context = context.clone();
         tokio::spawn(async move {
-            let created = tasks.make(hold, container, create).await;
+            let created = tasks.make(context, hold, container, create).await;
             if let Err(Ok((_, task))) = answer.send(created) {
                 tracing::info!(id = task.id(), "delete a task that nobody waits for");
                 if let Err(error) = task.destroy().await {
@@ -184,7 +194,13 @@ impl Tasks {
         blocking(move || containers.get(&context, &id)).await
     }
 
-    async fn make(&self, hold: Hold, container: Container, create: Create) -> Result<(u32, Task)> {
+    async fn make(
+        &self,
+        context: Context,
+        hold: Hold,
+        container: Container,
+        create: Create,
+    ) -> Result<(u32, Task)> {
         let given = create.options.filter(|options| !options.value.is_empty());
         let options = given.or(container.runtime_options);
         let runtime = match create.runtime_path.as_str() {
@@ -197,13 +213,27 @@ impl Tasks {
             .start(&hold, runtime, spec, options.as_ref())
             .await
             .context(|| "failed to start shim")?;
-        let request = CreateTaskRequest {
+        let mut request = CreateTaskRequest {
             id: shim.bundle.id.clone(),
             bundle: shim.bundle.path.to_string_lossy().into_owned(),
             options,
             ..create.request
         };
-        match task::create(&shim, &request).await {
+        let unpacked = match create.images {
+            None => Ok(()),
+            Some(images) => match self.unpack(context, images, &shim.bundle.path).await {
+                Ok(folder) => {
+                    request.checkpoint = folder.to_string_lossy().into_owned();
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        let created = match unpacked {
+            Ok(()) => task::create(&shim, &request).await,
+            Err(error) => Err(error),
+        };
+        match created {
             Ok(pid) => {
                 let shim: Arc<Shim> = self.shims.publish(hold, shim);
                 Ok((pid, Task::new(self.shims.clone(), shim)))

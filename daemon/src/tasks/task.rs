@@ -1,5 +1,6 @@
 //! One task: each request to it is one call to its shim.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +161,11 @@ impl Task {
     pub async fn resume(&self) -> Result<()> {
         let request = ResumeRequest { id: self.own_id() };
         call!(self.shim, Some(CHANGE), resume, request).await
+    }
+
+    /// Returns the folder of the task.
+    pub(super) fn bundle(&self) -> &Path {
+        &self.shim.bundle.path
     }
 
     /// Returns all processes.

@@ -189,20 +189,48 @@ impl Command {
         Ok(pids.unwrap_or_default())
     }
 
-    pub(super) async fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let image = checkpoint.image.to_string_lossy();
-        let work = match self.criu_work_path.as_os_str().is_empty() {
-            true => self.subject.bundle.join("criu-work"),
-            false => self.criu_work_path.clone(),
-        };
-        let work = work.to_string_lossy();
+    pub(super) async fn checkpoint(&mut self, checkpoint: &Checkpoint, work: &Path) -> Result<()> {
+        let (image, work) = (checkpoint.image.to_string_lossy(), work.to_string_lossy());
         let mut args = vec!["checkpoint", "--image-path", &image, "--work-path", &work];
-        if !checkpoint.exit {
-            args.push("--leave-running");
+        let options = &checkpoint.options;
+        let flags = [
+            (!options.exit, "--leave-running"),
+            (options.open_tcp, "--tcp-established"),
+            (options.external_unix_sockets, "--ext-unix-sk"),
+            (options.terminal, "--shell-job"),
+            (options.file_locks, "--file-locks"),
+        ];
+        args.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag));
+        for namespace in &options.empty_namespaces {
+            args.extend(["--empty-ns", namespace]);
         }
-        args.extend(checkpoint.arguments.iter().map(String::as_str));
+        if !options.parent_path.is_empty() {
+            args.extend(["--parent-path", &options.parent_path]);
+        }
         args.push(&self.subject.id);
         self.run(&args).await
+    }
+
+    pub(super) async fn restore(&mut self, image: &Path, io: Io) -> Result<Made> {
+        let pid_file = self.subject.bundle.join("init.pid");
+        let (bundle, work) = (self.subject.bundle.clone(), self.criu_work_path.clone());
+        let mut args: Vec<&[u8]> = vec![b"restore", b"--detach", b"--no-subreaper"];
+        args.extend([b"--bundle", bytes(&bundle), b"--image-path", bytes(image)]);
+        // Whoever wrote the image has allowed what is in it.
+        args.extend([
+            b"--tcp-established".as_slice(),
+            b"--ext-unix-sk",
+            b"--file-locks",
+        ]);
+        if !work.as_os_str().is_empty() {
+            args.extend([b"--work-path", bytes(&work)]);
+        }
+        if self.no_pivot {
+            args.push(b"--no-pivot");
+        }
+        let made = self.make(args, &pid_file, &io).await?;
+        self.cgroup = Cgroup::of_process(made.pid).ok();
+        Ok(made)
     }
 
     pub(super) fn cgroup(&self) -> Result<Cgroup> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ::runtime::Io;
 use ::runtime::cgroup::{Cgroup, OomWatch};
+use api_protos::containerd::runc::v1::CheckpointOptions;
 use oci_spec::runtime::LinuxResources;
 use serde::Deserialize;
 use sys::{Context, Error, Kind, Result};
@@ -50,9 +51,9 @@ pub enum Runtime {
 /// What is checkpointed, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
+    /// The folder of the image.
     pub image: PathBuf,
-    pub exit: bool,
-    pub arguments: Vec<String>,
+    pub options: CheckpointOptions,
 }
 
 impl Runtime {
@@ -156,18 +157,40 @@ impl Runtime {
         }
     }
 
-    /// Writes the memory of all processes to disk.
-    pub async fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        match self {
-            Self::BuiltIn(_) => Err(Error::new(
-                Kind::Unimplemented,
-                "the built-in runtime cannot checkpoint",
-            )),
-            Self::Command(runtime) => runtime
-                .checkpoint(checkpoint)
-                .await
-                .map_err(|error| failed("OCI runtime checkpoint failed", &error)),
+    /// Writes all processes to disk; of a failure the log is left in `bundle`.
+    pub async fn checkpoint(&mut self, bundle: &Path, checkpoint: &Checkpoint) -> Result<()> {
+        let given = Path::new(&checkpoint.options.work_path);
+        let own = bundle.join("criu-work");
+        let work = match given.as_os_str().is_empty() {
+            true => &own,
+            false => given,
+        };
+        let written = match self {
+            Self::BuiltIn(runtime) => runtime.checkpoint(checkpoint, work).await,
+            Self::Command(runtime) => runtime.checkpoint(checkpoint, work).await,
+        };
+        let written = written.map_err(|error| {
+            let log = bundle.join("criu-dump.log");
+            // Where there is none, the error says all.
+            let _ = std::fs::copy(work.join("dump.log"), &log);
+            Error::new(
+                Kind::Unknown,
+                format!("{} path= {}", text(&error), log.display()),
+            )
+        });
+        if work == own {
+            let _ = std::fs::remove_dir_all(&own);
         }
+        written
+    }
+
+    /// Makes the container of an image on disk; its first process runs.
+    pub async fn restore(&mut self, image: &Path, io: Io) -> Result<Made> {
+        let made = match self {
+            Self::BuiltIn(runtime) => runtime.restore(image, io),
+            Self::Command(runtime) => runtime.restore(image, io).await,
+        };
+        made.map_err(|error| failed("OCI runtime restore failed", &error))
     }
 
     /// Returns the container's control group.

@@ -11,6 +11,7 @@
 //! held back until every other process of the container has had its own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -44,6 +45,8 @@ pub struct Driver {
     owner: (u32, u32),
     runtime: Runtime,
     init: Process,
+    /// What the container is made of once it is started, if it is not new.
+    restore: Option<Restore>,
     execs: BTreeMap<String, Process>,
     /// Whether processes outlive the first one unless they are killed.
     shares_pids: bool,
@@ -52,6 +55,14 @@ pub struct Driver {
     oom: Option<AbortHandle>,
     exits: mpsc::UnboundedSender<Exited>,
     exited: mpsc::UnboundedReceiver<Exited>,
+}
+
+/// An image on disk, and what the first process of its container is to read and write.
+#[derive(Debug)]
+struct Restore {
+    image: PathBuf,
+    streams: Streams,
+    io: ::runtime::Io,
 }
 
 /// A process has ended.
@@ -78,10 +89,6 @@ impl Driver {
     }
 
     async fn make(shared: Shared, create: &Create) -> Result<Self> {
-        if !create.checkpoint.is_empty() {
-            let message = "restoring from a checkpoint";
-            return Err(Error::new(Kind::Unimplemented, message));
-        }
         failpoint!("shim.create.mounted");
         let options = Options::read(create.options.as_ref())?;
         options.save(&create.bundle)?;
@@ -94,6 +101,7 @@ impl Driver {
         let mut driver = Self {
             runtime: Runtime::new(subject.clone(), &options, &shared.reaper)?,
             init: Process::new(create.stdio.clone(), Vec::new()),
+            restore: None,
             execs: BTreeMap::new(),
             shares_pids: Config::read(&create.bundle)?.shares_pids(),
             held_end: None,
@@ -106,6 +114,12 @@ impl Driver {
             exited,
         };
         let (streams, io) = driver.open(&create.stdio).await?;
+        if !create.checkpoint.is_empty() {
+            let image = PathBuf::from(&create.checkpoint);
+            driver.restore = Some(Restore { image, streams, io });
+            driver.announce.created(create, driver.pid());
+            return Ok(driver);
+        }
         failpoint!("shim.create.opened");
         let made = driver.runtime.create(io).await?;
         failpoint!("shim.create.made");
@@ -202,7 +216,15 @@ impl Driver {
     async fn start_init(&mut self) -> Result<u32> {
         let started = self.init.state.apply(Action::Start)?;
         failpoint!("shim.start.ask");
-        self.runtime.start().await?;
+        match self.restore.take() {
+            None => self.runtime.start().await?,
+            Some(restore) => {
+                let made = self.runtime.restore(&restore.image, restore.io).await?;
+                let copying = self.init.made(made, restore.streams);
+                self.watch("");
+                copying?;
+            }
+        }
         failpoint!("shim.start.started");
         self.init.state = started;
         self.oom = oom::watch(&self.runtime, self.announce.clone());
@@ -363,7 +385,8 @@ impl Driver {
 
     async fn checkpoint(&mut self, checkpoint: &runtime::Checkpoint) -> Result<()> {
         self.init.state.apply(Action::Checkpoint)?;
-        self.runtime.checkpoint(checkpoint).await?;
+        let bundle = &self.subject.bundle;
+        self.runtime.checkpoint(bundle, checkpoint).await?;
         self.announce.checkpointed(&checkpoint.image);
         Ok(())
     }
