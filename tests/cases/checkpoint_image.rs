@@ -67,7 +67,7 @@ fn end(ctr: &Ctr, id: &str) {
 
 #[test]
 fn a_container_is_restored_from_an_image_of_it() {
-    each(&["--null-io"], |_, ctr| restored(ctr));
+    each(&[], |_, ctr| restored(ctr));
 }
 
 #[test]
@@ -76,9 +76,7 @@ fn a_container_of_another_runtime_is_restored_by_that() {
         return;
     };
     let runc = peers.sid.join("runc").display().to_string();
-    each(&["--null-io", "--runc-binary", &runc], |_, ctr| {
-        restored(ctr)
-    });
+    each(&["--runc-binary", &runc], |_, ctr| restored(ctr));
 }
 
 /// Writes a container into an image, and makes another one of that.

@@ -1,7 +1,7 @@
 //! What a process reads and writes, and how that reaches the client.
 //!
 //! ```text
-//!               stdin FIFO ─────────────────▶ process        the process reads the client's FIFO itself
+//!  client ────▶ stdin FIFO ───copy─▶ pipe ──▶ process
 //!  client ◀──── stdout FIFO ◀──copy── pipe ◀── process
 //!  log file ◀────────────────copy── pipe ◀── process
 //!  logger program ◀─────────────── pipe ◀── process
@@ -13,7 +13,8 @@
 //!
 //! The shim holds each FIFO open for reading and writing: a client may go and another come without the process noticing.
 //! Output is copied rather than handed through, so that a client gets its end of file when the process is deleted, even
-//! if something that the process left behind still has the pipe open.
+//! if something that the process left behind still has the pipe open; input is, because a process that has a file of
+//! outside open could not be checkpointed.
 
 mod copy;
 mod fifo;
@@ -61,8 +62,10 @@ pub struct Subject<'a> {
 pub struct Streams {
     /// Keeps the stdin FIFO from ending while no client has it open.
     stdin: Option<OwnedFd>,
-    /// Where the terminal's input comes from.
+    /// Where input comes from: the terminal's, or that of a pipe.
     typed: Option<OwnedFd>,
+    /// The pipe that input goes to.
+    fed: Option<Sink>,
     /// What is copied once the process runs.
     pipes: Vec<(OwnedFd, Sink)>,
     /// Where the terminal's output goes.
@@ -92,9 +95,10 @@ impl Streams {
         let stdin = match stdio.stdin.as_str() {
             "" => null(OFlags::RDONLY)?,
             path => {
-                let path = Path::new(path);
-                self.stdin = Some(fifo::hold(path)?);
-                fifo::open(path, OFlags::RDONLY)?
+                self.open_input(Path::new(path))?;
+                let (read, write) = pipe(subject.owner)?;
+                self.fed = Some(Sink::pipe(write)?);
+                read
             }
         };
         if let Some((program, strict)) = logger::parse(&stdio.stdout) {
@@ -117,6 +121,12 @@ impl Streams {
         })
     }
 
+    fn open_input(&mut self, path: &Path) -> Result<()> {
+        self.stdin = Some(fifo::hold(path)?);
+        self.typed = Some(fifo::open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+        Ok(())
+    }
+
     fn open_output(&mut self, uri: &str, subject: Subject<'_>) -> Result<OwnedFd> {
         if uri.is_empty() {
             return null(OFlags::WRONLY);
@@ -129,9 +139,7 @@ impl Streams {
 
     async fn open_terminal(&mut self, stdio: &Stdio, subject: Subject<'_>) -> Result<Io> {
         if !stdio.stdin.is_empty() {
-            let path = Path::new(&stdio.stdin);
-            self.stdin = Some(fifo::hold(path)?);
-            self.typed = Some(fifo::open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+            self.open_input(Path::new(&stdio.stdin))?;
         }
         self.shown = Some(match logger::parse(&stdio.stdout) {
             Some((program, strict)) => {
@@ -152,6 +160,12 @@ impl Streams {
         for (pipe, sink) in std::mem::take(&mut self.pipes) {
             let from = Arc::new(asynchronous(pipe)?);
             self.spawn(Some(alive.clone()), copy::copy(from, sink));
+        }
+        if let Some(fed) = self.fed.take()
+            && let Some(typed) = self.typed.take()
+        {
+            let from = Arc::new(asynchronous(typed)?);
+            self.spawn(None, copy::copy(from, fed));
         }
         if let Some(console) = console {
             let master = Arc::new(asynchronous(console)?);
