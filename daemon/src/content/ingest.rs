@@ -113,9 +113,11 @@ impl Content {
     }
 
     /// Records an ingest, or returns nothing if the blob is there and has been leased.
+    ///
+    /// What an ingest of the same name has of a blob of another size is of no use for this one and is removed.
     fn open_ingest(&self, context: &Context, options: &WriterOptions) -> Result<Option<Ingest>> {
         let (content, context, options) = (self.clone(), context.clone(), options.clone());
-        self.inner.store.write(move |tx| {
+        let (ingest, useless) = self.inner.store.write(move |tx| {
             let (namespace, reference) = (context.namespace(), &options.reference);
             let mut shared = None;
             if let Some(expected) = &options.expected {
@@ -124,11 +126,18 @@ impl Content {
                     .is_some()
                 {
                     leases::attach(tx, &context, leases::CONTENT, expected.as_str())?;
-                    return Ok(None);
+                    return Ok((None, None));
                 }
                 shared = content.sharable(tx, expected, options.total)?;
             }
             let known: Option<Ingest> = tx.get(Table::Ingests, namespace, reference)?;
+            let other = |ingest: &Ingest| {
+                options.total > 0 && ingest.total > 0 && options.total != ingest.total
+            };
+            let (known, useless) = match known {
+                Some(ingest) if other(&ingest) => (None, Some(ingest.file)),
+                known => (known, None),
+            };
             let mut ingest = match known {
                 Some(ingest) => ingest,
                 None => Ingest {
@@ -137,15 +146,6 @@ impl Content {
                     ..Default::default()
                 },
             };
-            if options.total > 0 && ingest.total > 0 && options.total != ingest.total {
-                return Err(Error::new(
-                    Kind::Unknown,
-                    format!(
-                        "provided total differs from status: {} != {}",
-                        options.total, ingest.total
-                    ),
-                ));
-            }
             ingest.total = ingest.total.max(options.total);
             if let Some(expected) = shared {
                 ingest.shared = expected;
@@ -155,8 +155,12 @@ impl Content {
             expire_at.seconds += KEPT_SECONDS;
             ingest.expire_at = (!leased).then_some(expire_at);
             tx.put(Table::Ingests, namespace, reference, &ingest)?;
-            Ok(Some(ingest))
-        })
+            Ok((Some(ingest), useless))
+        })?;
+        if let Some(file) = useless {
+            self.inner.blobs.remove_ingest(&file)?;
+        }
+        Ok(ingest)
     }
 
     /// Returns the digest if the blob is in the store and this namespace may have it for the asking.

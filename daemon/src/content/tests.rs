@@ -4,7 +4,7 @@ use super::*;
 use crate::metadata::{Leases, Namespaces};
 
 struct Fixture {
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
     store: Arc<Store>,
     content: Content,
     context: Context,
@@ -15,7 +15,7 @@ fn fixture(shared: bool) -> Fixture {
     let store = Arc::new(Store::open(&root.path().join("meta.db")).unwrap());
     let content = Content::open(root.path(), shared, store.clone(), Arc::default()).unwrap();
     Fixture {
-        _root: root,
+        root,
         store,
         content,
         context: Context::new("default").unwrap(),
@@ -67,6 +67,25 @@ fn an_interrupted_ingest_is_resumed_and_verified() {
         .writer(&f.context, options("r2", Some(&digest)))
         .unwrap_err();
     assert_eq!(again.kind(), Kind::AlreadyExists);
+}
+
+#[test]
+fn an_ingest_of_another_size_begins_anew() {
+    let f = fixture(true);
+    let sized = |total| WriterOptions {
+        total,
+        ..options("r", None)
+    };
+    for total in [11, 3] {
+        let mut writer = f.content.writer(&f.context, sized(total)).unwrap();
+        assert_eq!(writer.status().offset, 0);
+        assert_eq!(writer.status().total, total);
+        writer.write(b"he").unwrap();
+    }
+    let unknown = f.content.writer(&f.context, sized(0)).unwrap().status();
+    assert_eq!((unknown.offset, unknown.total), (2, 3));
+    let files = std::fs::read_dir(f.root.path().join("ingest")).unwrap();
+    assert_eq!(files.count(), 1);
 }
 
 #[test]
