@@ -1,12 +1,13 @@
 //! The command line: global options, commands and their aliases.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use crate::client::Client;
 use crate::commands::{
@@ -128,6 +129,13 @@ enum Alone {
         /// The shell
         shell: Shell,
     },
+    /// Write the manual pages, one for each command
+    #[command(after_long_help = "Example:
+  corten man /usr/local/share/man/man1")]
+    Man {
+        /// The folder they are written to
+        folder: PathBuf,
+    },
 }
 
 /// What a command works with.
@@ -150,6 +158,7 @@ impl Cli {
             Command::Asking(command) => command,
             Command::Alone(Alone::Oci(command)) => return oci::run(command).map(|()| 0),
             Command::Alone(Alone::Completion { shell }) => return completion(shell).map(|()| 0),
+            Command::Alone(Alone::Man { folder }) => return man(&folder).map(|()| 0),
         };
         let address = globals
             .address
@@ -195,6 +204,22 @@ fn completion(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "corten", &mut script);
     Ok(std::io::stdout().write_all(&script)?)
+}
+
+fn man(folder: &Path) -> Result<()> {
+    let mut corten = Cli::command();
+    // This gives the commands their whole names.
+    corten.build();
+    pages(corten, folder).with_context(|| format!("write manual pages to {}", folder.display()))
+}
+
+/// Writes the manual page of a command, and of each below it.
+fn pages(command: clap::Command, folder: &Path) -> io::Result<()> {
+    for below in command.get_subcommands() {
+        pages(below.clone(), folder)?;
+    }
+    let page = Man::new(command).source(concat!("corten ", env!("CARGO_PKG_VERSION")));
+    page.generate_to(folder).map(drop)
 }
 
 #[cfg(test)]

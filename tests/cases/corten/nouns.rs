@@ -1,5 +1,6 @@
 //! What `corten` does with images, blobs and snapshots beside pulling and running, and with itself.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -249,6 +250,26 @@ fn the_daemon_tells_of_itself() {
         let used = json(&setup.ok(&["deprecations", "list", "--json"]));
         assert_eq!(used, info["deprecations"]);
     });
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let corten = binaries::find("corten").expect("corten is built");
+    let folder = tempfile::tempdir().expect("make a folder");
+    let write = |folder: &Path| command::run(Command::new(&corten).arg("man").arg(folder));
+    write(folder.path()).ok();
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("a page");
+    assert!(page("corten.1").contains("corten\\-images(1)"));
+    let pull = page("corten-images-pull.1");
+    assert!(pull.contains(".TH corten-images-pull 1"), "{pull}");
+    assert!(pull.contains("\\-\\-all\\-platforms"), "{pull}");
+    let refused = write(&folder.path().join("nowhere"));
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("write manual pages to"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
