@@ -161,6 +161,11 @@ impl Client {
 
     /// Brings to an end what the crash has left of each container, and removes the image.
     pub fn settle(&mut self, daemon: &Daemon, exits: &Exits) {
+        if self.done.is_none() {
+            // What has come of an image is kept for another try, which uses it up.
+            let pulled = self.take(Step::Pull);
+            self.note(Loss::Call, pulled);
+        }
         for id in [self.first.clone(), self.second.clone()] {
             let settled = self.settle_task(daemon, &id, exits);
             self.note(Loss::Call, settled);
