@@ -158,6 +158,15 @@ impl Daemon {
         fs::write(self.failpoints().join(name), what).expect("write a file");
     }
 
+    /// Returns whether what [`Daemon::arm`] asked for has not been done yet.
+    pub fn is_armed(&self, name: &str) -> bool {
+        // Whoever comes by renames it for a moment.
+        let names = [name.to_owned(), format!("{name}.taken")];
+        names
+            .iter()
+            .any(|name| self.failpoints().join(name).exists())
+    }
+
     /// Takes [`Daemon::arm`] back and returns whether what it asked for had not been done.
     pub fn disarm(&self, name: &str) -> bool {
         fs::remove_file(self.failpoints().join(name)).is_ok()

@@ -2,27 +2,22 @@
 
 use std::time::Duration;
 
-use tests::footprint::Loss;
 use tests::{Engine, Peers};
 
 use super::Fixture;
 use super::client::{Client, until};
 use crate::tidy::sources;
 
-/// How long a daemon that was to be killed while it starts may live on.
+/// How long a daemon may live on that is to be killed at a point.
 const DEATH: Duration = Duration::from_secs(5);
+/// How long after its client's last step a program may still come by a point.
+const LATE: Duration = Duration::from_secs(2);
+/// What a point does that ends the program.
+const KILL: &str = "kill";
 /// What a daemon comes by when it starts.
 const RELOAD: &str = "tasks.reload.";
 /// What cannot be removed here is removed at the next start.
 const REMOVAL: &str = "tasks.bundle.";
-
-/// What became of a point that was armed.
-enum Struck {
-    /// Nobody came by.
-    No,
-    /// What it asked for was done; this is wrong now.
-    Yes(Vec<(Loss, String)>),
-}
 
 /// Returns the names of the failpoints in the sources of `component`.
 ///
@@ -41,10 +36,11 @@ fn points(component: &str) -> Vec<String> {
     names
 }
 
-/// Strikes each point: once, or, by `make torture`, each time that one comes by while a client does all its steps.
+/// Has each point do `action`: once, or, by `make torture`, each time that one comes by while a client does all its steps.
 ///
-/// Fails unless each was come by, and nothing was lost or leaked.
-fn strike_each(points: &[String], strike: impl Fn(&mut Fixture, &str, usize) -> Struck) {
+/// `work` has the client do them, and starts the daemon again if it dies. Fails unless each point was come by, and nothing
+/// was lost or leaked.
+fn strike_each(points: &[String], action: &str, work: impl Fn(&mut Fixture, &str, &mut Client)) {
     let Some(peers) = Peers::or_skip() else {
         return;
     };
@@ -56,15 +52,20 @@ fn strike_each(points: &[String], strike: impl Fn(&mut Fixture, &str, usize) -> 
     let mut wrong = Vec::new();
     for point in points {
         for time in 1..=times {
-            match strike(&mut fixture, point, time) {
-                Struck::Yes(losses) => {
-                    let losses = losses.into_iter();
-                    wrong.extend(
-                        losses.map(|(loss, what)| format!("{point}, {time}: {loss:?}: {what}")),
-                    );
+            fixture.daemon.arm(point, &format!("{time} {action}"));
+            let mut client = fixture.client(0);
+            work(&mut fixture, point, &mut client);
+            let struck = fixture.comes_by(point);
+            fixture.daemon.disarm(point);
+            client.check();
+            for (loss, what) in fixture.settle(&mut [client]) {
+                wrong.push(format!("{point}, {time}: {loss:?}: {what}"));
+            }
+            if !struck {
+                if time == 1 {
+                    wrong.push(format!("{point}: nobody comes by"));
                 }
-                Struck::No if time == 1 => wrong.push(format!("{point}: nobody comes by")),
-                Struck::No => break,
+                break;
             }
         }
     }
@@ -73,16 +74,14 @@ fn strike_each(points: &[String], strike: impl Fn(&mut Fixture, &str, usize) -> 
 }
 
 impl Fixture {
-    /// Returns whether a point was come by, after a client has settled what that has led to.
-    fn struck(&mut self, point: &str, client: &mut Client) -> Struck {
-        let losses = self.settle(std::slice::from_mut(client));
-        match self.daemon.disarm(point) {
-            true => {
-                assert!(losses.is_empty(), "without any failure: {losses:?}");
-                Struck::No
-            }
-            false => Struck::Yes(losses),
-        }
+    /// Returns whether anybody has come by a point, or soon does: some things the daemon and its shims do in their own time.
+    fn comes_by(&self, point: &str) -> bool {
+        until(LATE, || (!self.daemon.is_armed(point)).then_some(())).is_some()
+    }
+
+    /// Returns whether the daemon ends.
+    fn await_death(&mut self) -> bool {
+        until(DEATH, || self.daemon.has_ended().then_some(())).is_some()
     }
 }
 
@@ -96,22 +95,19 @@ fn no_two_failpoints_have_the_same_name() {
 
 #[test]
 fn killed_at_any_failpoint_the_daemon_loses_and_leaks_nothing() {
-    strike_each(&points("daemon/"), |fixture, point, time| {
-        fixture.daemon.arm(point, &format!("{time} kill"));
-        let mut client = fixture.client(0);
-        if point.starts_with(RELOAD) {
-            fixture.daemon.kill();
-            fixture.daemon.launch();
-            let ended = || fixture.daemon.has_ended().then_some(());
-            if until(DEATH, ended).is_none() {
-                fixture.daemon.kill();
+    strike_each(&points("daemon/"), KILL, |fixture, point, client| {
+        if !point.starts_with(RELOAD) {
+            if !fixture.outlive(client) && fixture.comes_by(point) && fixture.await_death() {
+                fixture.revive();
             }
-            fixture.revive();
-        } else {
-            fixture.outlive(&mut client);
-            client.check();
+            return;
         }
-        fixture.struck(point, &mut client)
+        fixture.daemon.kill();
+        fixture.daemon.launch();
+        if !fixture.await_death() {
+            fixture.daemon.kill();
+        }
+        fixture.revive();
     });
 }
 
@@ -120,16 +116,12 @@ fn failing_at_any_failpoint_the_daemon_loses_and_leaks_nothing() {
     let mut points = points("daemon/");
     // Who fails there takes the shim for gone, as it should.
     points.retain(|point| !point.starts_with(RELOAD));
-    strike_each(&points, |fixture, point, time| {
-        fixture.daemon.arm(point, &format!("{time} error"));
-        let mut client = fixture.client(0);
-        assert!(!fixture.outlive(&mut client), "the daemon died");
-        client.check();
+    strike_each(&points, "error", |fixture, point, client| {
+        assert!(!fixture.outlive(client), "the daemon died");
         if point.starts_with(REMOVAL) {
             fixture.daemon.kill();
             fixture.revive();
         }
-        fixture.struck(point, &mut client)
     });
 }
 
@@ -158,11 +150,8 @@ fn waiting_at_every_failpoint_the_daemon_and_its_shims_do_all_that_they_should()
 
 #[test]
 fn a_shim_that_is_killed_at_any_failpoint_leaves_nothing() {
-    strike_each(&points("shim/"), |fixture, point, time| {
-        fixture.daemon.arm(point, &format!("{time} kill"));
-        let mut client = fixture.client(0);
+    strike_each(&points("shim/"), KILL, |fixture, _, client| {
         client.loses_shims = true;
-        assert!(!fixture.outlive(&mut client), "the daemon died");
-        fixture.struck(point, &mut client)
+        assert!(!fixture.outlive(client), "the daemon died");
     });
 }

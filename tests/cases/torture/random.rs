@@ -95,9 +95,7 @@ impl Fixture {
                     }
                 }
             });
-            // What a shim took along is no longer there, and rightly so.
-            let keep = clients.iter_mut().filter(|client| !client.loses_shims);
-            keep.for_each(Client::check);
+            clients.iter_mut().for_each(Client::check);
             for (loss, what) in self.settle(&mut clients) {
                 eprintln!("{name}, kill {kill}: {loss:?}: {what}");
                 *counts.entry(loss).or_default() += 1;
