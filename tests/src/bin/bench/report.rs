@@ -124,7 +124,11 @@ pub fn publish(rows: &[(&str, Row)], whole: &[&str]) -> Result<()> {
     let lines: Vec<Line> = rows.iter().map(|(suite, row)| row.line(suite)).collect();
     print!("{}", table(&lines));
     let summary = Path::new("target/bench/summary.tsv");
-    let all = merge(&fs::read_to_string(summary).unwrap_or_default(), lines);
+    let all = merge(
+        &fs::read_to_string(summary).unwrap_or_default(),
+        lines,
+        whole,
+    );
     let text: String = all.iter().map(|line| line.0.join("\t") + "\n").collect();
     write(summary, &format!("{COLUMNS}\n{text}"))?;
     let mut suites: Vec<&str> = all.iter().map(Line::suite).collect();
@@ -154,9 +158,10 @@ pub fn version(program: &Path) -> String {
         .to_owned()
 }
 
-/// Returns the old lines with the new ones in their places or after them.
-fn merge(old: &str, new: Vec<Line>) -> Vec<Line> {
+/// Returns the old lines with the new ones in their places or after them; of a `whole` suite no old ones.
+fn merge(old: &str, new: Vec<Line>, whole: &[&str]) -> Vec<Line> {
     let mut all: Vec<Line> = old.lines().skip(1).filter_map(Line::parse).collect();
+    all.retain(|line| !whole.contains(&line.suite()));
     for line in new {
         match all.iter_mut().find(|known| known.key() == line.key()) {
             Some(known) => *known = line,
@@ -251,10 +256,14 @@ mod tests {
     fn new_lines_take_the_places_of_old_ones() {
         let old = [line("run", 1.0, 0.5), line("exec", 1.0, 0.5)].map(|line| line.0.join("\t"));
         let old = format!("{COLUMNS}\n{}\n", old.join("\n"));
-        let all = merge(&old, vec![line("pull", 3.0, 0.5), line("run", 3.0, 0.5)]);
+        let new = vec![line("pull", 3.0, 0.5), line("run", 3.0, 0.5)];
+        let all = merge(&old, new.clone(), &[]);
         let names: Vec<&str> = all.iter().map(Line::name).collect();
         assert_eq!(names, ["run", "exec", "pull"]);
         assert_eq!(all[0].ratio(), Some(1.5));
+        let all = merge(&old, new, &["main-job"]);
+        let names: Vec<&str> = all.iter().map(Line::name).collect();
+        assert_eq!(names, ["pull", "run"]);
     }
 
     #[test]
