@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sys::process::Stat;
 
 use super::bundle::Bundle;
-use crate::digest::{Algorithm, Hasher};
+use crate::digest::Digest;
 
 /// Where shims listen, whatever their daemon's folders are.
 const SOCKETS: &str = "/run/containerd/s";
@@ -57,9 +57,7 @@ fn remove_socket(bundle: &Bundle, address: &str) {
 /// Returns where shims listen that have not come to say so: containerd's library for shims, and ours, know one place.
 fn usual_socket(bundle: &Bundle, address: &str) -> PathBuf {
     let name = format!("{address}/{}/{}", bundle.namespace, bundle.id);
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    hasher.update(name.as_bytes());
-    Path::new(SOCKETS).join(hasher.finish().hex())
+    Path::new(SOCKETS).join(Digest::of(name.as_bytes()).hex())
 }
 
 /// Kills the shim of `bundle` that was started for the daemon at `address`, and its executable if that still starts it.

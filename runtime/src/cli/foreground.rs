@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use runtime::{Io, Process};
+use runtime::{Container, Io, Process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, OutputModes, Termios};
@@ -63,6 +63,32 @@ pub(super) fn send_pidfd(socket: Option<&Path>, process: &Process) -> Result<()>
     let socket = fdpass::connect(path)?;
     fdpass::send(&socket, b"pidfd", Some(process.pidfd.as_fd()))
         .context(|| format!("send the process's descriptor to {path:?}"))
+}
+
+/// Waits for a container's process unless it is detached, and returns its exit code; deletes the container then, unless it
+/// is kept, or at once if its process was not `prepared`.
+pub(super) fn see_through(
+    container: Container,
+    process: &Process,
+    prepared: Result<Foreground>,
+    detach: bool,
+    keep: bool,
+) -> Result<u8> {
+    let foreground = match prepared {
+        Ok(foreground) => foreground,
+        Err(error) => {
+            container.delete(true)?;
+            return Err(error);
+        }
+    };
+    if detach {
+        return Ok(0);
+    }
+    let exit = foreground.wait(process);
+    if !keep {
+        container.delete(true)?;
+    }
+    Ok(exit?.code() as u8)
 }
 
 impl Foreground {

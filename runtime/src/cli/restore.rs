@@ -63,17 +63,6 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
         lsm_mount_context: named(&args.lsm_mount_context),
     };
     let (container, mut process) = Container::restore(&options)?;
-    let foreground = match foreground::Foreground::prepare(&mut process, socket, args.detach) {
-        Ok(foreground) => foreground,
-        Err(error) => {
-            container.delete(true)?;
-            return Err(error);
-        }
-    };
-    if args.detach {
-        return Ok(0);
-    }
-    let exit = foreground.wait(&process);
-    container.delete(true)?;
-    Ok(exit?.code() as u8)
+    let prepared = foreground::Foreground::prepare(&mut process, socket, args.detach);
+    foreground::see_through(container, &process, prepared, args.detach, false)
 }

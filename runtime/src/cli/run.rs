@@ -40,19 +40,5 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
     let started = foreground::send_pidfd(common.pidfd_socket.as_deref(), &process)
         .and_then(|()| foreground::Foreground::prepare(&mut process, socket, args.detach))
         .and_then(|foreground| container.start().map(|()| foreground));
-    let foreground = match started {
-        Ok(foreground) => foreground,
-        Err(error) => {
-            container.delete(true)?;
-            return Err(error);
-        }
-    };
-    if args.detach {
-        return Ok(0);
-    }
-    let exit = foreground.wait(&process);
-    if !args.keep {
-        container.delete(true)?;
-    }
-    Ok(exit?.code() as u8)
+    foreground::see_through(container, &process, started, args.detach, args.keep)
 }
