@@ -318,6 +318,25 @@ pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
+/// Calls `test` in a process of its own with one thread, as [`spawn`] wants its caller to be: the harness has many.
+#[cfg(test)]
+pub(crate) fn alone(test: impl FnOnce() + std::panic::UnwindSafe) {
+    // SAFETY: unlike the bare system call, fork(3) leaves the C library's allocator unlocked in the child.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "{}", std::io::Error::last_os_error());
+    if pid == 0 {
+        // The harness keeps what is printed in the memory of its own process.
+        std::panic::set_hook(Box::new(|told| {
+            let _ = rustix::io::write(rustix::stdio::stderr(), format!("{told}\n").as_bytes());
+        }));
+        exit(i32::from(std::panic::catch_unwind(test).is_err()));
+    }
+    let mut status = 0;
+    // SAFETY: the kernel writes to `status`, which outlives the call.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!((waited, status), (pid, 0), "what failed is told above");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,18 +350,20 @@ mod tests {
 
     #[test]
     fn a_sibling_is_its_makers_child() {
-        let (here, there) = crate::fdpass::pair().unwrap();
-        let between = spawn(0, None, || {
-            let Ok(sibling) = spawn_sibling(0, || 5) else {
-                return 1;
-            };
-            let number = sibling.pid.to_ne_bytes();
-            crate::fdpass::send(&there, &number, Some(sibling.pidfd.as_fd())).map_or(2, |()| 0)
-        })
-        .unwrap();
-        assert_eq!(wait(between.pidfd.as_fd()).unwrap(), Exit::Code(0));
-        let (_, pidfd) = crate::fdpass::receive(&here, &mut [0; 4]).unwrap();
-        assert_eq!(wait(pidfd.unwrap().as_fd()).unwrap(), Exit::Code(5));
+        alone(|| {
+            let (here, there) = crate::fdpass::pair().unwrap();
+            let between = spawn(0, None, || {
+                let Ok(sibling) = spawn_sibling(0, || 5) else {
+                    return 1;
+                };
+                let number = sibling.pid.to_ne_bytes();
+                crate::fdpass::send(&there, &number, Some(sibling.pidfd.as_fd())).map_or(2, |()| 0)
+            })
+            .unwrap();
+            assert_eq!(wait(between.pidfd.as_fd()).unwrap(), Exit::Code(0));
+            let (_, pidfd) = crate::fdpass::receive(&here, &mut [0; 4]).unwrap();
+            assert_eq!(wait(pidfd.unwrap().as_fd()).unwrap(), Exit::Code(5));
+        });
     }
 
     #[test]

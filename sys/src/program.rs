@@ -137,39 +137,43 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::process::Exit;
+    use crate::process::{Exit, alone};
 
     #[test]
     fn a_program_has_the_descriptors_it_is_given_and_no_other() {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let leaked = rustix::io::fcntl_dupfd_cloexec(&null, 50).unwrap();
-        rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
-        let mut program = Program::new(Path::new("/bin/sh")).unwrap();
-        let script = "echo $GREETING; readlink /proc/self/fd/0 /proc/self/fd/2; \
-            cd /proc/self/fd; for fd in *; do echo $fd; done";
-        program.arg("-c").unwrap().arg(script).unwrap();
-        program.env("GREETING", "hello").unwrap();
-        program.env("PATH", "/usr/bin:/bin").unwrap();
-        program.fd(write.as_fd(), 1).fd(write.as_fd(), 7);
-        let child = program.start().unwrap();
-        drop(write);
-        let mut text = String::new();
-        std::fs::File::from(read).read_to_string(&mut text).unwrap();
-        assert_eq!(process::wait(child.pidfd.as_fd()).unwrap(), Exit::Code(0));
-        let mut words = text.split_whitespace();
-        assert_eq!(words.next(), Some("hello"));
-        assert_eq!(words.next(), Some("/dev/null"));
-        assert_eq!(words.next(), Some("/dev/null"));
-        // Beside the usual three it may have the folder that the shell lists.
-        let mut open: Vec<i32> = words.map(|word| word.parse().unwrap()).collect();
-        open.retain(|fd| *fd > 3);
-        assert_eq!(open, [7], "not {}", leaked.as_raw_fd());
+        alone(|| {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let null = std::fs::File::open("/dev/null").unwrap();
+            let leaked = rustix::io::fcntl_dupfd_cloexec(&null, 50).unwrap();
+            rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+            let mut program = Program::new(Path::new("/bin/sh")).unwrap();
+            let script = "echo $GREETING; readlink /proc/self/fd/0 /proc/self/fd/2; \
+                cd /proc/self/fd; for fd in *; do echo $fd; done";
+            program.arg("-c").unwrap().arg(script).unwrap();
+            program.env("GREETING", "hello").unwrap();
+            program.env("PATH", "/usr/bin:/bin").unwrap();
+            program.fd(write.as_fd(), 1).fd(write.as_fd(), 7);
+            let child = program.start().unwrap();
+            drop(write);
+            let mut text = String::new();
+            std::fs::File::from(read).read_to_string(&mut text).unwrap();
+            assert_eq!(process::wait(child.pidfd.as_fd()).unwrap(), Exit::Code(0));
+            let mut words = text.split_whitespace();
+            assert_eq!(words.next(), Some("hello"));
+            assert_eq!(words.next(), Some("/dev/null"));
+            assert_eq!(words.next(), Some("/dev/null"));
+            // Beside the usual three it may have the folder that the shell lists.
+            let mut open: Vec<i32> = words.map(|word| word.parse().unwrap()).collect();
+            open.retain(|fd| *fd > 3);
+            assert_eq!(open, [7], "not {}", leaked.as_raw_fd());
+        });
     }
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
-        let error = Program::new(Path::new("/no/such")).unwrap().start();
-        assert_eq!(error.unwrap_err().errno(), Some(Errno::NOENT));
+        alone(|| {
+            let error = Program::new(Path::new("/no/such")).unwrap().start();
+            assert_eq!(error.unwrap_err().errno(), Some(Errno::NOENT));
+        });
     }
 }

@@ -128,27 +128,20 @@ mod tests {
 
     #[test]
     fn what_is_set_is_what_the_kernel_has() {
-        let child = crate::process::spawn(0, None, || {
+        crate::process::alone(|| {
             let batch = Attributes {
                 policy: 3,
                 nice: 5,
                 ..Attributes::default()
             };
-            let set = set_scheduler(&batch)
-                .and_then(|()| set_io_priority(2, 3))
-                .and_then(|()| set_affinity(&[0]))
-                .and_then(|()| set_personality(8));
-            if set.is_err() {
-                return 1;
-            }
-            let persona = std::fs::read_to_string("/proc/self/personality").unwrap_or_default();
-            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-            let one = status.lines().any(|line| line == "Cpus_allowed_list:\t0");
-            if persona == "00000008\n" && one { 0 } else { 2 }
-        })
-        .unwrap();
-        use std::os::fd::AsFd;
-        let exit = crate::process::wait(child.pidfd.as_fd()).unwrap();
-        assert_eq!(exit.code(), 0);
+            set_scheduler(&batch).unwrap();
+            set_io_priority(2, 3).unwrap();
+            set_affinity(&[0]).unwrap();
+            set_personality(8).unwrap();
+            let persona = std::fs::read_to_string("/proc/self/personality").unwrap();
+            assert_eq!(persona, "00000008\n");
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            assert!(status.contains("\nCpus_allowed_list:\t0\n"), "{status}");
+        });
     }
 }
