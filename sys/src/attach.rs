@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -109,9 +109,12 @@ pub fn change_all(propagation: MountPropagationFlags) -> Result<()> {
 
 /// Makes `root`, which must be a mount, the root of the namespace and the working folder; detaches the old one.
 pub fn pivot(root: impl AsFd) -> Result<()> {
+    let old = open_path(Path::new("/")).context(|| "open the old root")?;
     rustix::process::fchdir(root.as_fd()).context(|| "change to the root file system")?;
     // The old root lands on top of the new one: no folder is needed to put it, and none can be in the way.
     rustix::process::pivot_root(".", ".").context(|| "pivot_root")?;
+    // Without this "." is the new root, whose mounts keep the propagation that they were given.
+    rustix::process::fchdir(&old).context(|| "change to the old root")?;
     // Where the root's propagation is shared, the mounts of the old root still have peers on the host, which would go too.
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change(".", slave).context(|| "cut the old root off from the host")?;
@@ -155,7 +158,7 @@ fn remove_kernels_own() -> Result<()> {
 }
 
 /// Opens the file or folder at a path of the caller's own, only to refer to it.
-pub fn open_path(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+pub fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
     use rustix::fs::{Mode, OFlags};
     rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }

@@ -41,6 +41,11 @@ pub struct Device {
     pub gid: u32,
 }
 
+/// Returns both parts of a device's number.
+pub fn numbers(number: u64) -> (u32, u32) {
+    (major(number), minor(number))
+}
+
 /// Returns the device at `path`.
 pub fn at(path: &Path) -> Result<Device> {
     let found = fs::metadata(path).context(|| format!("look at device {path:?}"))?;

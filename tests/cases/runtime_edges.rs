@@ -413,6 +413,33 @@ fn a_container_with_a_shared_root_takes_no_mount_of_the_host_along() {
 }
 
 #[test]
+fn what_a_container_mounts_in_a_shared_mount_is_the_hosts_too() {
+    each(|mut bundle| {
+        bundle.set("/linux/rootfsPropagation", json!("rshared"));
+        let source = bundle.path().join("top");
+        let shared =
+            json!({"destination": "/work", "source": source, "options": ["rbind", "rshared"]});
+        bundle.push("/mounts", shared);
+        for set in ["bounding", "permitted", "effective"] {
+            let set = format!("/process/capabilities/{set}");
+            bundle.push(&set, json!("CAP_SYS_ADMIN"));
+        }
+        bundle.args(&["/bin/mount", "-t", "tmpfs", "inside", "/work/inside"]);
+        let id = bundle.id().to_owned();
+        let run = bundle.command(&["run", &id]);
+        let script = "mkdir -p top/inside && mount --bind top top && mount --make-shared top && \
+            \"$@\" && grep -c /top/inside /proc/self/mountinfo";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-ec", script, "sh"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .current_dir(bundle.path());
+        assert_eq!(command::run(&mut command).ok(), "1\n");
+    });
+}
+
+#[test]
 fn a_bind_mount_that_names_a_flag_has_no_others() {
     each(|mut bundle| {
         let mount = |target: &str, options: &[&str]| {
