@@ -70,6 +70,34 @@ impl Drop for Mirror {
     }
 }
 
+/// The control groups of pods that name no parent, whose containers are in one that daemons make and leave.
+struct Groups {
+    /// Those that are not somebody else's.
+    ours: Vec<PathBuf>,
+}
+
+impl Groups {
+    /// Notes which are not there yet.
+    fn note() -> Groups {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
+        let folders = hierarchies.map(|entry| entry.path()).chain([root.into()]);
+        let groups = folders.map(|folder| folder.join("k8s.io"));
+        Groups {
+            ours: groups.filter(|group| !group.exists()).collect(),
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.ours {
+            // Not one that somebody else has made since and uses: it cannot be removed.
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
 /// Pushes the images that critest asks for under the names that it knows them by, made of busybox.
 fn push_images(registry: &Registry) {
     let busybox = Image::busybox;
@@ -143,6 +171,7 @@ fn push_images(registry: &Registry) {
 
 /// Runs critest on a node and returns each spec with its end.
 fn results(engine: Engine, programs: &Programs, registry: &Registry) -> BTreeMap<String, String> {
+    let _groups = Groups::note();
     let network = Network::new();
     let mirror = Mirror::start(&network, &registry.data());
     let node = Node::start_in(engine, programs, Some(network), &mirror.settings());
