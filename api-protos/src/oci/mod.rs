@@ -1,5 +1,6 @@
 //! Parts of OCI runtime specifications that CRI and the command line both write.
 
+pub mod cdi;
 pub mod seccomp;
 
 use serde_json::{Value, json};

@@ -1,9 +1,9 @@
 //! The options of `run` and `containers create` that shape a container's configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use api_protos::oci;
+use api_protos::oci::{self, cdi};
 use clap::Args;
 use serde_json::{Value, json};
 use sys::device::{self, Device};
@@ -43,9 +43,9 @@ pub struct SpecOptions {
     /// With --privileged, give none of the host's devices
     #[arg(long, requires = "privileged")]
     pub privileged_without_host_devices: bool,
-    /// Give a device of the host, or all in a folder; may be given several times
-    #[arg(long, value_name = "PATH")]
-    pub device: Vec<PathBuf>,
+    /// Give a device of the host, all in a folder, or a CDI device (VENDOR/CLASS=NAME); may be given several times
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Vec<String>,
     /// Add a capability; may be given several times
     #[arg(long, value_name = "CAPABILITY", value_parser = capability)]
     pub cap_add: Vec<String>,
@@ -126,8 +126,9 @@ impl SpecOptions {
         if self.privileged {
             privileged(spec, !self.privileged_without_host_devices)?;
         }
-        for path in &self.device {
-            add_devices(spec, &device::under(path)?, true);
+        let nodes = self.device.iter();
+        for path in nodes.filter(|device| !cdi::name::is_qualified(device)) {
+            add_devices(spec, &device::under(Path::new(path))?, true);
         }
         change_capabilities(spec, |names| {
             let added = self
@@ -143,6 +144,18 @@ impl SpecOptions {
             net_host(spec)?;
         }
         self.filter(spec)
+    }
+
+    /// Gives the devices that have names of the Container Device Interface; the user must be known by then.
+    pub fn inject_devices(&self, spec: &mut Value) -> Result<()> {
+        let named = self.device.iter();
+        let named = named.filter(|device| cdi::name::is_qualified(device));
+        let named: Vec<String> = named.cloned().collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        let registry = cdi::Registry::read(&cdi::FOLDERS.map(PathBuf::from));
+        Ok(registry.inject(spec, &named)?)
     }
 
     /// Adds the profile of system calls, whose default depends on the capabilities.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api_protos::any;
 use api_protos::containerd::runc::v1::Options;
+use api_protos::oci::cdi;
 use prost_types::Any;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +49,8 @@ pub struct Config {
     /// How long `ExecSync` waits for output after the process has ended; zero is for ever.
     pub drain_exec_sync: Duration,
     pub netns_under_state: bool,
+    /// Where devices by CDI are looked for; nothing leaves them alone.
+    pub cdi: Option<Vec<PathBuf>>,
     pub default_runtime: String,
     pub runtimes: BTreeMap<String, Runtime>,
     pub cni: Cni,
@@ -134,6 +137,7 @@ impl Default for Config {
             disable_hugetlb: true,
             drain_exec_sync: Duration::ZERO,
             netns_under_state: false,
+            cdi: Some(cdi::FOLDERS.map(PathBuf::from).into()),
             default_runtime: "runc".into(),
             runtimes: BTreeMap::from([("runc".into(), runc)]),
             cni: Cni::default(),
@@ -267,6 +271,12 @@ impl Config {
             &mut self.netns_under_state,
             written.netns_mounts_under_state_dir,
         );
+        if let Some(folders) = written.cdi_spec_dirs.filter(|folders| !folders.is_empty()) {
+            self.cdi = Some(folders);
+        }
+        if written.enable_cdi == Some(false) {
+            self.cdi = None;
+        }
         set_duration(
             &mut self.drain_exec_sync,
             "drain_exec_sync_io_timeout",
@@ -386,6 +396,8 @@ mod written {
         pub disable_hugetlb_controller: Option<bool>,
         pub drain_exec_sync_io_timeout: Option<String>,
         pub netns_mounts_under_state_dir: Option<bool>,
+        pub enable_cdi: Option<bool>,
+        pub cdi_spec_dirs: Option<Vec<PathBuf>>,
         pub containerd: Containerd,
         pub cni: Cni,
         #[serde(flatten)]
@@ -570,6 +582,16 @@ mod tests {
             let plugins = toml::from_str(text).unwrap();
             assert!(Config::read(&plugins, &mut Vec::new()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn devices_are_looked_for_where_it_is_said_or_nowhere() {
+        let folders = |text: &str| parse(&format!("[\"{RUNTIME}\"]\n{text}")).0.cdi;
+        let usual = Some(cdi::FOLDERS.map(PathBuf::from).into());
+        assert_eq!(folders(""), usual);
+        assert_eq!(folders("cdi_spec_dirs = []"), usual);
+        assert_eq!(folders("cdi_spec_dirs = ['/a']"), Some(vec!["/a".into()]));
+        assert_eq!(folders("enable_cdi = false\ncdi_spec_dirs = ['/a']"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `spec/` | from what CRI says to OCI specifications: pure |
 //! | `state.rs`, `store.rs` | the states of a container; pods and containers, in memory and on disk |
 //! | `launch.rs`, `rootfs.rs`, `io.rs`, `log.rs` | snapshots, records and tasks; users and volumes; output |
+//! | `cdi.rs` | devices by their names |
 //! | `cni.rs`, `netns.rs`, `userns.rs` | networks and the namespaces that are made before a pod |
 //! | `usage.rs` | what containers take of the disk, measured now and then |
 //! | `stream/` | exec, attach and port forwarding |
@@ -13,6 +14,7 @@
 //!
 //! What a call begins is carried to its end even if the client goes away: half a pod would be nobody's.
 
+pub mod cdi;
 pub mod cni;
 pub mod config;
 pub mod container;

@@ -1,6 +1,7 @@
 //! CRI by crictl and by a kubelet: upstream's containerd first, then cortend, and the same of both.
 
 mod critest;
+mod devices;
 mod kubelet;
 mod node;
 mod pods;

@@ -43,8 +43,8 @@ pub struct Node {
     pub image: String,
     programs: Programs,
     _registry: Option<Registry>,
-    /// The network's settings: plugins are asked by them as long as the daemon runs.
-    _network: tempfile::TempDir,
+    /// The node's settings: of its network, and of its devices.
+    settings: tempfile::TempDir,
 }
 
 /// The names of the images of containers and of sandboxes.
@@ -120,6 +120,7 @@ impl Node {
              [plugins.'io.containerd.cri.v1.runtime']\n\
              restrict_oom_score_adj = true\n\
              netns_mounts_under_state_dir = true\n\
+             cdi_spec_dirs = ['{conf}/cdi', '{conf}/cdi.dynamic']\n\
              [plugins.'io.containerd.cri.v1.runtime'.cni]\n\
              bin_dir = '{bin}'\n\
              conf_dir = '{conf}'\n\
@@ -146,10 +147,17 @@ impl Node {
             image: BUSYBOX.into(),
             programs: programs.clone(),
             _registry: None,
-            _network: folder,
+            settings: folder,
         };
         node.ok(&["info"]);
         node
+    }
+
+    /// Writes down what a vendor says of its devices; `name` is that of a file, in either of the node's folders for such.
+    pub fn write_devices(&self, name: &str, text: &str) {
+        let path = self.settings.path().join(name);
+        fs::create_dir_all(path.parent().expect("it is in a folder")).expect("make a folder");
+        fs::write(path, text).expect("write a file");
     }
 
     /// Returns the folder of crictl and critest.

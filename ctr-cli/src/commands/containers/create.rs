@@ -213,7 +213,7 @@ fn fill(
         .unwrap_or_default();
     let wanted = options.spec.user.as_deref().unwrap_or(of_image);
     user::resolve(wanted, root)?.apply(&mut spec["process"]);
-    Ok(())
+    options.spec.inject_devices(spec)
 }
 
 /// Prepares the container's snapshot of the image; returns the image's configuration and the snapshot's mounts.

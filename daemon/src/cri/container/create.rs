@@ -20,7 +20,7 @@ use crate::cri::spec::sandbox::namespace_mode;
 use crate::cri::spec::user::{self, User};
 use crate::cri::store::{Container, ContainerRecord, Pod, Status, Store};
 use crate::cri::userns::Mappings;
-use crate::cri::{Cri, host, launch, nanoseconds, new_id, profile};
+use crate::cri::{Cri, cdi, host, launch, nanoseconds, new_id, profile};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
 
 /// Creates a container and returns its id.
@@ -41,7 +41,7 @@ pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<S
         .metadata
         .clone()
         .ok_or_else(|| invalid("pod sandbox config must include metadata"))?;
-    refuse(&config)?;
+    image_mounts::check(&config)?;
     let mappings = mappings(&config, &pod.config())?;
     if !pod.record().ready {
         return Err(not_running(&pod.id));
@@ -103,15 +103,6 @@ pub fn not_running(pod: &str) -> Error {
     Error::new(Kind::Unknown, message)
 }
 
-/// Refuses what is not there to be had, rather than making a container that is something else.
-fn refuse(config: &ContainerConfig) -> Result<()> {
-    let unsupported = |what: &str| Err(Error::new(Kind::Unimplemented, what));
-    if !config.cdi_devices.is_empty() {
-        return unsupported("devices by CDI are not supported");
-    }
-    image_mounts::check(config)
-}
-
 /// Returns the user namespace that a container asks for, which must be its pod's.
 fn mappings(config: &ContainerConfig, of_pod: &PodSandboxConfig) -> Result<Option<Mappings>> {
     let pods = Mappings::of_pod(of_pod)?;
@@ -170,6 +161,7 @@ impl Making<'_> {
             blocking(move || Ok([own, binds(&mounts)?].concat())).await?
         };
         let spec = self.spec(runtime, user, binds)?;
+        let spec = cdi::inject(&cri.config, self.config, spec).await?;
         let record = self.record(snapshotter);
         let linux = self.config.linux.clone().unwrap_or_default();
         let status = Status {
@@ -452,15 +444,5 @@ mod tests {
         assert_eq!(fields, ["shared:1", "master:2"]);
         let (_, fields) = propagation_of("1 0 0:1 / / rw - tmpfs x rw").unwrap();
         assert!(fields.is_empty());
-    }
-
-    #[test]
-    fn what_cannot_be_had_is_refused() {
-        let config = ContainerConfig {
-            cdi_devices: vec![Default::default()],
-            ..ContainerConfig::default()
-        };
-        assert_eq!(refuse(&config).unwrap_err().kind(), Kind::Unimplemented);
-        refuse(&ContainerConfig::default()).unwrap();
     }
 }
