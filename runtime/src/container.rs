@@ -78,11 +78,13 @@ impl Container {
 
     /// Sends a signal to the first process, or to `all` processes of the container.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        if all {
+        // Without a group nobody knows the others.
+        let grouped = self.cgroup().is_made();
+        if all && grouped {
             return self.cgroup().kill_all(signal);
         }
         let own_pids = spec::namespace(self.spec(), LinuxNamespaceType::Pid) == Some(None);
-        if signal == Signal::KILL.as_raw() && !own_pids {
+        if signal == Signal::KILL.as_raw() && !own_pids && grouped {
             // The others do not end with the first one, and may still be there when it is not.
             return match self.cgroup().pids()?.is_empty() {
                 true => Err(wording::not_running()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use sys::process::{Child, Stat};
 use sys::procfs::Procfs;
 use sys::{Context, Error, Kind, Result};
@@ -15,10 +15,10 @@ use crate::init::{
 };
 use crate::options::{CreateOptions, Process};
 use crate::record::{Dir, Record, validate_id};
-use crate::rootfs::{BindTrees, map_text};
+use crate::rootfs::BindTrees;
 use crate::state::{SPEC_VERSION, State, Status};
 use crate::sync::{self, Maker, Message};
-use crate::{clock, criu, hooks, seccomp, spec, wording};
+use crate::{clock, criu, hooks, rootless, seccomp, spec, wording};
 
 /// A container in the making: what there is of it is undone when this is dropped, unless it is kept.
 #[derive(Debug)]
@@ -162,6 +162,7 @@ fn make_init(
             entrance,
             seccomp: profile.map(seccomp::compile).transpose()?,
             sync: made,
+            by_user: rootless::is_user(),
         },
         bundle: &record.bundle,
         rootfs: &record.rootfs,
@@ -182,7 +183,7 @@ fn make_init(
         cgroup.start_unit(&unit_options(spec, &options.id, &annotations), pid)?;
     }
     if maps_users {
-        map_users(&plan.plan.procfs, pid, spec)?;
+        rootless::map_users(&plan.plan.procfs, pid, spec)?;
     }
     set_oom_score(&plan.plan.procfs, pid, process.oom_score_adj())?;
     if plan.wait_first {
@@ -266,7 +267,10 @@ fn create_cgroup(spec: &Spec, options: &CreateOptions) -> Result<Cgroup> {
     let unit = unit_options(spec, &options.id, &none);
     match options.systemd_cgroup {
         true => Cgroup::of_unit(&unit),
-        false => Cgroup::create(unit.path, unit.id, unit.resources),
+        false => {
+            let rootless = options.rootless.unwrap_or_else(rootless::is_rootless);
+            Cgroup::create(unit.path, unit.id, unit.resources, rootless)
+        }
     }
 }
 
@@ -288,21 +292,6 @@ pub(crate) fn unit_options<'a>(
 fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {
     let root = spec.root().as_ref().map(|root| root.path().as_path());
     bundle.join(root.unwrap_or(Path::new("rootfs")))
-}
-
-/// Writes the maps of a new user namespace.
-fn map_users(procfs: &Procfs, pid: i32, spec: &Spec) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let text =
-        |maps: Option<&Vec<LinuxIdMapping>>| maps.map_or(String::new(), |maps| map_text(maps));
-    let uids = text(linux.and_then(|linux| linux.uid_mappings().as_ref()));
-    let gids = text(linux.and_then(|linux| linux.gid_mappings().as_ref()));
-    if !rustix::process::geteuid().is_root() {
-        // The kernel lets an ordinary user map groups only if none can be dropped by it.
-        procfs.write(&format!("{pid}/setgroups"), b"deny")?;
-    }
-    procfs.write(&format!("{pid}/uid_map"), uids.as_bytes())?;
-    procfs.write(&format!("{pid}/gid_map"), gids.as_bytes())
 }
 
 /// Sets the clocks of the time namespace that the process has made, and enters as it executes its program.

@@ -13,7 +13,7 @@ use crate::options::{ExecOptions, Process};
 use crate::record::Record;
 use crate::state::Status;
 use crate::sync::{self, Maker, Message};
-use crate::{seccomp, spec, wording};
+use crate::{rootless, seccomp, spec, wording};
 
 /// Runs a process in the container whose first process `init` is.
 pub(crate) fn exec(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process> {
@@ -51,6 +51,7 @@ fn run(record: &Record, init: OwnedFd, options: &ExecOptions) -> Result<Process>
         },
         seccomp: profile.map(seccomp::compile).transpose()?,
         sync: made,
+        by_user: rootless::is_user(),
     };
     let made = plan
         .namespaces

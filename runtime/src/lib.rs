@@ -15,6 +15,7 @@ mod init;
 mod options;
 mod record;
 mod rootfs;
+mod rootless;
 pub mod seccomp;
 pub mod spec;
 mod state;
@@ -32,5 +33,6 @@ pub use criu::{
 };
 pub use oci_spec;
 pub use options::{CreateOptions, ExecOptions, Io, Process};
+pub use rootless::is_rootless;
 pub use state::{SPEC_VERSION, State, Status};
 pub use wording::render;

@@ -24,6 +24,9 @@ pub struct CreateOptions {
     pub no_new_keyring: bool,
     /// Whether systemd makes the control group.
     pub systemd_cgroup: bool,
+    /// Whether to do without the control groups that the caller has no right to make, unless the configuration asks for
+    /// them or for limits; None leaves it to [`is_rootless`](crate::is_rootless).
+    pub rootless: Option<bool>,
     /// How many descriptors after stderr the first process inherits.
     pub preserve_fds: u32,
     /// How many of those are sockets that the process finds by `LISTEN_FDS`.
@@ -46,6 +49,7 @@ impl CreateOptions {
             no_pivot: false,
             no_new_keyring: false,
             systemd_cgroup: false,
+            rootless: None,
             preserve_fds: 0,
             listen_fds: 0,
         }

@@ -45,6 +45,17 @@ pub(crate) fn not_in_path(program: &str) -> Error {
     Error::new(Kind::NotFound, message)
 }
 
+/// Says why the process cannot be the user or the group (`kind`) that it is to be.
+pub(crate) fn cannot_become(kind: &str, id: u32, errno: Errno) -> Error {
+    match errno {
+        Errno::INVAL => {
+            let message = format!("cannot set{kind} to unmapped {kind} {id} in user namespace");
+            Error::new(Kind::InvalidArgument, message)
+        }
+        errno => Error::other(format!("set {kind} {id}"), std::io::Error::from(errno)),
+    }
+}
+
 /// Says why a program cannot be executed.
 pub(crate) fn cannot_execute(program: &str, errno: Errno) -> Error {
     let reason = reason(errno);

@@ -19,6 +19,7 @@ mod parity;
 mod podman;
 mod proxies;
 mod restart;
+mod rootless;
 mod runtime;
 mod runtime_edges;
 mod security;

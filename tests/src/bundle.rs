@@ -1,7 +1,9 @@
 //! A bundle of an OCI runtime, and the runtime that is given it: ours, or runc to compare with.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -62,6 +64,8 @@ pub struct Bundle {
     id: String,
     /// Where the runtime finds programs that it executes, before the usual folders.
     programs: Option<PathBuf>,
+    /// The number of the ordinary user, and of that user's group, who runs the runtime; root if there is none.
+    user: Option<u32>,
 }
 
 impl Bundle {
@@ -91,7 +95,34 @@ impl Bundle {
             config,
             id,
             programs: None,
+            user: None,
         }
+    }
+
+    /// Makes a bundle of an ordinary user, with the configuration that the runtime proposes to one.
+    pub fn of_user(runtime: &Runtime, user: u32) -> Bundle {
+        let mut bundle = Bundle::new(runtime);
+        let folder = bundle.path().to_owned();
+        let config = folder.join("config.json");
+        // The tree that tests run from need not be open to others.
+        let program = folder.join("runtime");
+        fs::copy(&runtime.program, &program).expect("copy the runtime");
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("open the folder");
+        let chown = Command::new("chown")
+            .arg("-R")
+            .arg(format!("{user}:{user}"))
+            .arg(&folder)
+            .status();
+        assert!(chown.expect("run chown").success());
+        bundle.runtime.program = program;
+        bundle.user = Some(user);
+        let mut spec = bundle.command(&["spec", "--rootless"]);
+        fs::remove_file(&config).expect("make room for the runtime's own");
+        command::run(&mut spec).ok();
+        let text = fs::read(config).expect("read the configuration");
+        bundle.config = serde_json::from_slice(&text).expect("the configuration is JSON");
+        bundle.set("/process/terminal", json!(false));
+        bundle
     }
 
     /// Makes a bundle whose runtime finds CRIU.
@@ -167,6 +198,9 @@ impl Bundle {
             .current_dir(self.path());
         if let Some(folder) = &self.programs {
             command.env("PATH", path_after(folder));
+        }
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
         }
         command
     }

@@ -155,6 +155,14 @@ pub(super) fn write_all(file: impl AsFd, value: &str) -> Result<(), Errno> {
     }
 }
 
+/// Tells whether the kernel keeps the caller from changing control groups, as it does with an ordinary user.
+pub(super) fn is_forbidden(error: &Error) -> bool {
+    matches!(
+        error.errno(),
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS)
+    )
+}
+
 /// Parses a number; what is more than 64 bits hold, and `max`, is the highest there is. Limits of v1 that are not set
 /// may be read as -1.
 pub(super) fn parse_number(text: &str) -> Option<u64> {

@@ -23,7 +23,7 @@ mod v2;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde::{Deserialize, Serialize};
 use sys::{Error, Kind, Result};
 
@@ -54,6 +54,9 @@ pub struct Cgroup {
     /// The unit of systemd that the group is of, if systemd made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<String>,
+    /// Whether some may be missing, and device rules not set, for want of rights.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    rootless: bool,
 }
 
 /// What systemd has to know of a container whose group it is to make.
@@ -75,24 +78,36 @@ impl Cgroup {
     ///
     /// A path that starts with `/` is below the hierarchies' roots, another one below the caller's own group. A group
     /// that has processes is refused: they are another container's.
+    ///
+    /// A `rootless` caller does without the groups that it has no right to make, unless `path` or a limit asks for them.
     pub fn create(
         path: Option<&Path>,
         id: &str,
         resources: Option<&LinuxResources>,
+        rootless: bool,
     ) -> Result<Self> {
         let host = Host::read()?;
         let inner = hierarchy::inner_path(path, id);
-        let cgroup = Self {
+        let optional = rootless && path.is_none_or(|path| path.as_os_str().is_empty());
+        let mut cgroup = Self {
             version: host.version(),
             paths: host.paths(&inner)?,
             unit: None,
+            rootless,
         };
         let none = LinuxResources::default();
         let resources = resources.unwrap_or(&none);
         cgroup.refuse_occupied()?;
         let made = match cgroup.version {
-            Version::V1 => v1::create(&cgroup.paths, resources),
-            Version::V2 => v2::create(cgroup.folder(UNIFIED)?, host.root(UNIFIED)),
+            Version::V1 => v1::create(&mut cgroup.paths, resources, optional),
+            Version::V2 => match v2::create(cgroup.folder(UNIFIED)?, host.root(UNIFIED)) {
+                Err(error) if optional && dir::is_forbidden(&error) => {
+                    v2::refuse_limits(resources, error)?;
+                    cgroup.paths.clear();
+                    return Ok(cgroup);
+                }
+                made => made,
+            },
         };
         let set = made.and_then(|()| cgroup.set(resources, true));
         if let Err(error) = set {
@@ -110,6 +125,7 @@ impl Cgroup {
             version: host.version(),
             paths: host.paths(&hierarchy::inner_path(Some(path), ""))?,
             unit: None,
+            rootless: false,
         })
     }
 
@@ -120,6 +136,7 @@ impl Cgroup {
             version: host.version(),
             paths: host.own_paths(),
             unit: None,
+            rootless: false,
         })
     }
 
@@ -131,6 +148,7 @@ impl Cgroup {
             version: host.version(),
             paths: host.paths(&Path::new("/").join(&unit.path))?,
             unit: Some(unit.name),
+            rootless: false,
         };
         cgroup.refuse_occupied()?;
         Ok(cgroup)
@@ -147,7 +165,7 @@ impl Cgroup {
         let (id, annotations) = (options.id, options.annotations);
         systemd::start(&unit, id, pid, self.version, &resources, annotations)?;
         match self.version {
-            Version::V1 => v1::create(&self.paths, &resources),
+            Version::V1 => v1::create(&mut self.paths.clone(), &resources, false),
             Version::V2 => v2::create(self.folder(UNIFIED)?, Host::read()?.root(UNIFIED)),
         }
         .and_then(|()| self.join(pid))
@@ -178,6 +196,7 @@ impl Cgroup {
                 .map(|(name, path)| (name.clone(), path.join(&below)))
                 .collect(),
             unit: None,
+            rootless: false,
         }
         .join(pid)
     }
@@ -286,6 +305,11 @@ impl Cgroup {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Reports whether the container has a group in any hierarchy, which it may do without if an ordinary user made it.
+    pub fn is_made(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
     /// Reports whether the group is there.
     pub fn exists(&self) -> bool {
         self.processes().is_ok_and(Path::exists)
@@ -307,9 +331,25 @@ impl Cgroup {
     }
 
     fn set(&self, resources: &LinuxResources, created: bool) -> Result<()> {
+        let rules = resources.devices().as_deref();
+        if created || rules.is_some() {
+            match self.set_devices(rules.unwrap_or_default()) {
+                // Who has no right to set rules has none to a device that they could keep from the container.
+                Err(_) if self.rootless => {}
+                set => set?,
+            }
+        }
         match self.version {
-            Version::V1 => v1::set(&self.paths, resources, created),
-            Version::V2 => v2::set(self.folder(UNIFIED)?, resources, created),
+            Version::V1 => v1::set(&self.paths, resources),
+            Version::V2 => v2::set(self.folder(UNIFIED)?, resources),
+        }
+    }
+
+    fn set_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        let dir = Dir::open(self.folder("devices")?)?;
+        match self.version {
+            Version::V1 => devices::apply_v1(&dir, rules),
+            Version::V2 => devices::apply_v2(&dir, rules),
         }
     }
 
@@ -328,9 +368,10 @@ impl Cgroup {
     }
 
     /// Returns the folder by which the container's processes are known: on v1 that of devices, which no container can
-    /// do without.
+    /// do without that was not made by an ordinary user.
     fn processes(&self) -> Result<&Path> {
-        self.folder("devices")
+        let any = || self.paths.values().next().map(PathBuf::as_path);
+        self.folder("devices").or_else(|error| any().ok_or(error))
     }
 
     fn freezer(&self) -> Result<Dir> {

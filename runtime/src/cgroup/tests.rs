@@ -17,7 +17,7 @@ struct Group(Cgroup);
 impl Group {
     fn create(name: &str, resources: &str) -> Result<Self> {
         let id = format!("corten-test-{name}-{}", std::process::id());
-        Cgroup::create(None, &id, Some(&parse(resources))).map(Self)
+        Cgroup::create(None, &id, Some(&parse(resources)), false).map(Self)
     }
 
     /// Returns a group of v2 where the host's hierarchy of it has controllers or not.
@@ -34,6 +34,7 @@ impl Group {
             version: Version::V2,
             paths: BTreeMap::from([(UNIFIED.to_owned(), path)]),
             unit: None,
+            rootless: false,
         }))
     }
 

@@ -25,6 +25,10 @@ pub(super) fn pids(path: &Path) -> Result<Vec<i32>> {
 
 /// Sends a signal to all processes of a group and those below it.
 pub(super) fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
+    if !cgroup.is_made() {
+        // Nobody knows which they are; those of a pid namespace end with the first one.
+        return Ok(());
+    }
     let dir = cgroup.processes()?;
     if signal == libc_sigkill() && cgroup.version() == Version::V2 {
         // One write kills all, and what they fork meanwhile (Linux 5.14).
@@ -45,13 +49,16 @@ pub(super) fn kill_all(cgroup: &Cgroup, signal: i32) -> Result<()> {
     // Frozen processes do not fork; they get the signal when they are thawed. A group that can not be frozen is
     // still signalled.
     let was_frozen = cgroup.is_frozen().unwrap_or(false);
-    let _ = was_frozen || cgroup.freeze().is_ok();
+    let frozen = was_frozen || cgroup.freeze().is_ok();
     let signalled =
         pids(dir).and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, signal)));
     if was_frozen && signal != libc_sigkill() {
         return signalled;
     }
-    let thawed = cgroup.thaw();
+    let thawed = match frozen {
+        true => cgroup.thaw(),
+        false => Ok(()),
+    };
     signalled.and(thawed)
 }
 

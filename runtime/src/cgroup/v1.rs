@@ -7,20 +7,30 @@ use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxPids,
     LinuxResources, LinuxThrottleDevice,
 };
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sys::{Context, Error, Kind, Result};
 
-use super::devices;
-use super::dir::Dir;
+use super::dir::{Dir, is_forbidden};
 
 type Paths = BTreeMap<String, PathBuf>;
 
 /// Makes the folders. Those of cpuset get processors and memory nodes, without which nothing can join.
-pub(super) fn create(paths: &Paths, resources: &LinuxResources) -> Result<()> {
-    for (controller, path) in paths {
-        make_dirs(path, controller == "cpuset")?;
+///
+/// What the caller has no right to make, or to join, is left out of `paths` if the folders are `optional`.
+pub(super) fn create(paths: &mut Paths, resources: &LinuxResources, optional: bool) -> Result<()> {
+    let mut forbidden = Vec::new();
+    for (controller, path) in &*paths {
+        let made = make_dirs(path, controller == "cpuset").and_then(|()| match optional {
+            true => check_joinable(path),
+            false => Ok(()),
+        });
+        match made {
+            Err(error) if optional && is_forbidden(&error) => forbidden.push(controller.clone()),
+            made => made?,
+        }
     }
+    paths.retain(|controller, _| !forbidden.contains(controller));
     if let (Some(path), Some(cpu)) = (paths.get("cpu"), resources.cpu()) {
         // A process with a real-time policy can join only a group that has real-time bandwidth.
         set_realtime(&Dir::open(path)?, cpu)?;
@@ -28,9 +38,8 @@ pub(super) fn create(paths: &Paths, resources: &LinuxResources) -> Result<()> {
     Ok(())
 }
 
-/// Sets limits. Device rules are set when the group is `created`, also those that are the same for every container,
-/// and later only if there are any.
-pub(super) fn set(paths: &Paths, resources: &LinuxResources, created: bool) -> Result<()> {
+/// Sets limits.
+pub(super) fn set(paths: &Paths, resources: &LinuxResources) -> Result<()> {
     if resources.unified().is_some() {
         return Err(Error::new(
             Kind::InvalidArgument,
@@ -44,10 +53,6 @@ pub(super) fn set(paths: &Paths, resources: &LinuxResources, created: bool) -> R
                 controller(paths, "cpuset")?.write(file, value)?;
             }
         }
-    }
-    let rules = resources.devices().as_deref();
-    if created || rules.is_some() {
-        devices::apply_v1(&controller(paths, "devices")?, rules.unwrap_or_default())?;
     }
     if let Some(memory) = resources.memory() {
         set_memory(paths, memory)?;
@@ -82,6 +87,13 @@ fn controller(paths: &Paths, name: &str) -> Result<Dir> {
             format!("cannot set {name} limit: container could not join or create cgroup"),
         )),
     }
+}
+
+/// Makes sure that processes can be moved into a folder, which may have been there before.
+fn check_joinable(path: &Path) -> Result<()> {
+    let file = Dir::open(path)?.file("cgroup.procs", OFlags::WRONLY);
+    file.map(drop)
+        .context(|| format!("open \"cgroup.procs\" of {path:?}"))
 }
 
 /// Makes a folder and, where they are missing, those above it.

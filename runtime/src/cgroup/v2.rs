@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use sys::{Context, Error, Kind, Result};
 
 use super::dir::{Dir, write_all};
-use super::{devices, v1};
+use super::v1;
 
 /// Makes the folder and those above it, and gives each of them the controllers that the host has.
 pub(super) fn create(path: &Path, mount: &Path) -> Result<()> {
@@ -84,9 +84,26 @@ fn join_threaded(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sets limits. Device rules are set when the group is `created`, also those that are the same for every container,
-/// and later only if there are any.
-pub(super) fn set(path: &Path, resources: &LinuxResources, created: bool) -> Result<()> {
+/// Returns `error`, for which there is no group, if one is needed for limits.
+pub(super) fn refuse_limits(resources: &LinuxResources, error: Error) -> Result<()> {
+    let hugepages = resources.hugepage_limits().as_deref().unwrap_or_default();
+    let limits = resources.memory().is_some()
+        || resources.cpu().is_some()
+        || resources.pids().is_some()
+        || resources.block_io().is_some()
+        || resources.rdma().is_some()
+        || resources.unified().is_some()
+        || !hugepages.is_empty();
+    match limits {
+        true => Err(error.context(
+            "rootless needs no limits + no cgrouppath when no permission is granted for cgroups",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Sets limits.
+pub(super) fn set(path: &Path, resources: &LinuxResources) -> Result<()> {
     let dir = Dir::open(path)?;
     if let Some(pids) = resources.pids() {
         dir.write("pids.max", v1::pids_max(pids))?;
@@ -99,10 +116,6 @@ pub(super) fn set(path: &Path, resources: &LinuxResources, created: bool) -> Res
     }
     if let Some(cpu) = resources.cpu() {
         set_cpu(&dir, cpu)?;
-    }
-    let rules = resources.devices().as_deref();
-    if created || rules.is_some() {
-        devices::apply_v2(&dir, rules.unwrap_or_default())?;
     }
     if let Some(cpu) = resources.cpu() {
         for (file, value) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {

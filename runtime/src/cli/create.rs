@@ -75,6 +75,7 @@ impl Common {
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             systemd_cgroup: global.systemd_cgroup,
+            rootless: global.rootless.0,
             preserve_fds: self.preserve_fds + listen_fds,
             listen_fds,
             ..CreateOptions::new(&global.root, &self.id, bundle)

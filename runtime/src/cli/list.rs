@@ -1,10 +1,8 @@
 //! `list`: prints the containers of the state folder.
 
-use std::path::Path;
-
 use sys::{Context, Error, Result};
 
-use super::{DEFAULT_ROOT, Global};
+use super::{Global, default_root};
 
 /// Flags of `list`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +24,7 @@ pub(super) enum Format {
 /// Prints the containers.
 pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
     // The default one appears with the first container; another one that is not there is a mistake.
-    if global.root != Path::new(DEFAULT_ROOT) {
+    if global.root != default_root() {
         std::fs::metadata(&global.root).context(|| format!("open {:?}", global.root))?;
     }
     let containers = runtime::list(&global.root)?;

@@ -19,19 +19,19 @@ mod start;
 mod state;
 mod update;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::error::ContextKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use runtime::Container;
 use runtime::oci_spec::runtime::Process;
-use sys::{Error, Result};
+use sys::{Context, Error, Result};
 
 use log::{Format, Log};
-
-/// The folder for the state of containers where none is named.
-const DEFAULT_ROOT: &str = "/run/corten-runtime";
 
 /// The program's own name.
 const NAME: &str = "corten-runtime";
@@ -65,7 +65,7 @@ struct Args {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Folder for the state of containers; should be on a tmpfs
-    #[arg(long, default_value = DEFAULT_ROOT)]
+    #[arg(long, default_value_os_t = default_root())]
     root: PathBuf,
     /// File that gets errors and, with --debug, steps
     #[arg(long)]
@@ -79,9 +79,9 @@ struct Global {
     /// Have systemd make control groups; cgroupsPath is then slice:prefix:name
     #[arg(long)]
     systemd_cgroup: bool,
-    /// Accepted for compatibility
-    #[arg(long, hide = true)]
-    rootless: Option<String>,
+    /// Do without control groups that may not be made: true, false, or auto, by who calls
+    #[arg(long, default_value = "auto")]
+    rootless: Rootless,
     /// Accepted for compatibility
     #[arg(long, hide = true)]
     criu: Option<PathBuf>,
@@ -164,6 +164,10 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let log = Log::new(&args.global);
+    if let Err(error) = args.global.prepare_root() {
+        log.error(&runtime::render(&error));
+        return ExitCode::FAILURE;
+    }
     let Some(command) = args.command else {
         return ExitCode::FAILURE;
     };
@@ -223,7 +227,46 @@ impl Command {
     }
 }
 
+/// Whether the caller may lack the right to make control groups; None for who calls to decide.
+#[derive(Clone, Copy, Debug)]
+struct Rootless(Option<bool>);
+
+impl FromStr for Rootless {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "" | "auto" => Ok(Self(None)),
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Self(Some(true))),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Self(Some(false))),
+            _ => Err("it is none of true, false and auto".to_string()),
+        }
+    }
+}
+
+/// Returns the folder for the state of containers where none is named.
+fn default_root() -> PathBuf {
+    own_root().unwrap_or_else(|| Path::new("/run").join(NAME))
+}
+
+/// Returns the folder in which who is not the host's root has the state of containers.
+fn own_root() -> Option<PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty())?;
+    runtime::is_rootless().then(|| Path::new(&own).join(NAME))
+}
+
 impl Global {
+    /// Makes the folder of who is not the host's root, with the mark of what is to stay there (XDG base directories).
+    fn prepare_root(&self) -> Result<()> {
+        if own_root().as_ref() != Some(&self.root) {
+            return Ok(());
+        }
+        let mode = Permissions::from_mode(0o1700);
+        std::fs::create_dir_all(&self.root)
+            .and_then(|()| std::fs::set_permissions(&self.root, mode))
+            .context(|| format!("make {:?} below $XDG_RUNTIME_DIR", self.root))
+    }
+
     /// Tells of what of a process will not be as it says.
     fn warn(&self, process: Option<&Process>) {
         for warning in process.into_iter().flat_map(runtime::spec::warnings) {

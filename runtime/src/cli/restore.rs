@@ -56,6 +56,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<u8> {
             io,
             pid_file: args.pid_file.clone(),
             systemd_cgroup: global.systemd_cgroup,
+            rootless: global.rootless.0,
             ..CreateOptions::new(&global.root, &args.id, bundle)
         },
         criu: args.common.options()?,

@@ -10,6 +10,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use sys::mutant::{self, Mutant};
 use sys::{Context, Result};
 
+use crate::wording;
+
 /// The number of the last capability this knows; the kernel refuses those it does not have.
 const LAST_CAPABILITY: u32 = 63;
 
@@ -151,9 +153,9 @@ impl Identity {
         }
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         rustix::thread::set_thread_res_gid(gid, gid, gid)
-            .context(|| format!("set group {}", self.gid))?;
+            .map_err(|errno| wording::cannot_become("gid", self.gid, errno))?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)
-            .context(|| format!("set user {}", self.uid))
+            .map_err(|errno| wording::cannot_become("uid", self.uid, errno))
     }
 
     fn raise_ambient(&self) -> Result<()> {

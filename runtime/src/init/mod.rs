@@ -67,6 +67,8 @@ pub(crate) struct Plan<'a> {
     pub entrance: Entrance,
     pub seccomp: Option<Program>,
     pub sync: Made,
+    /// Whether the maker is an ordinary user, who has rights over the process only until it hides.
+    pub by_user: bool,
 }
 
 /// What only a container's first process needs.
@@ -167,7 +169,7 @@ fn settle(plan: &Plan<'_>, keep: &mut Vec<RawFd>) -> Result<()> {
     sys::process::close_all_except(keep)?;
     sys::process::reset_signals();
     sys::process::end_on_signals();
-    if rustix::process::geteuid().is_root() {
+    if !plan.by_user {
         sys::process::hide()?;
     }
     rustix::process::setsid()

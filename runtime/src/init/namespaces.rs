@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use sys::process::Child;
 use sys::{Context, Error, Kind, Result, namespace};
 
-use crate::spec;
 use crate::sync::{self, Message};
+use crate::{rootless, spec};
 
 /// The namespaces of a process to be made.
 #[derive(Debug, Default)]
@@ -92,8 +92,9 @@ impl Namespaces {
             born: 0,
             own: 0,
             join: vec![(pidfd, kinds)],
+            // An ordinary user may join it only from within the user namespace.
+            through: pid.is_some() && rootless::is_user(),
             pid,
-            through: false,
         })
     }
 
@@ -202,7 +203,7 @@ impl Namespaces {
     }
 
     fn join_and_spawn(&self, child: impl FnOnce() -> i32) -> Result<Child> {
-        if rustix::process::geteuid().is_root() {
+        if !rootless::is_user() {
             sys::process::hide()?;
         }
         self.join_all(self.pid.as_ref())?;

@@ -64,7 +64,9 @@ pub fn rootless_config() -> Value {
     let linux = &mut config["linux"];
     linux["uidMappings"] = map(rustix::process::geteuid().as_raw());
     linux["gidMappings"] = map(rustix::process::getegid().as_raw());
-    linux["resources"] = Value::Null;
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
     if let Some(namespaces) = linux["namespaces"].as_array_mut() {
         namespaces.retain(|namespace| namespace["type"] != "network");
         namespaces.push(json!({ "type": "user" }));

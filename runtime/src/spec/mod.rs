@@ -11,6 +11,8 @@ use oci_spec::runtime::{
 };
 use sys::{Context, Error, Kind, Result};
 
+use crate::rootless;
+
 /// The highest number of a processor or a memory node.
 pub(crate) const NUMBER_MAX: usize = 1023;
 
@@ -97,6 +99,9 @@ pub(crate) fn validate(spec: &Spec) -> Result<()> {
     validate_sysctls(spec)?;
     validate_memory_policy(spec)?;
     refuse_unsupported(spec)?;
+    if rootless::is_user() {
+        rootless::validate(spec)?;
+    }
     for mount in spec.mounts().iter().flatten() {
         if mount.destination().as_os_str().is_empty() {
             return invalid("mount destination must not be empty");
@@ -119,7 +124,10 @@ pub(crate) fn validate_process(process: &Process) -> Result<()> {
     if let Some(variable) = env.into_iter().next() {
         return invalid(format!("environment variable {variable:?} has no value"));
     }
-    Ok(())
+    match rootless::is_user() {
+        true => rootless::validate_process(process),
+        false => Ok(()),
+    }
 }
 
 fn validate_namespaces(spec: &Spec) -> Result<()> {
@@ -299,7 +307,7 @@ pub(crate) fn namespaces(spec: &Spec) -> Vec<(LinuxNamespaceType, Option<PathBuf
         .collect()
 }
 
-fn invalid<T>(message: impl Into<String>) -> Result<T> {
+pub(crate) fn invalid<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::new(Kind::InvalidArgument, message))
 }
 
