@@ -7,6 +7,8 @@ test:
 # Debian's newest Docker on top of cortend, all of its cases, each compared with Docker on upstream containerd.
 test-docker:
 	@bash tests/peers-docker
+	@bash tests/peers-docker-sdk
+	@bash tests/peers-criu
 	CORTEN_TESTS_DOCKER=all cargo test -p tests --test cases docker::
 
 # Random Docker operations on a cortend that is killed every 20 seconds, for an hour.

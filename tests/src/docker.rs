@@ -14,6 +14,9 @@ use crate::{Daemon, Engine, Finished, Network, Peers, Registry, binaries, comman
 /// How long one line of shell may take.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+/// The first of the host's users that containers have, where users are mapped.
+const REMAPPED: u32 = 200_000;
+
 /// What every line of shell can use beside `docker` and [`command::EVENTUALLY`].
 const PRELUDE: &str = r#"
 # shows TEXT COMMAND...: whether the command's output has this text.
@@ -78,6 +81,8 @@ pub struct Setup {
     pub old: bool,
     /// Whether it trusts the certificate that the fixture makes as `tls.crt`, for 10.9.9.9.
     pub trusting: bool,
+    /// Whether it maps the users of containers to those of the host from 200000 on.
+    pub remapped: bool,
 }
 
 impl Setup {
@@ -89,6 +94,7 @@ impl Setup {
             config: json!({}),
             old: false,
             trusting: false,
+            remapped: false,
         }
     }
 
@@ -101,6 +107,18 @@ impl Setup {
     /// Makes it trust a certificate of the fixture's.
     pub fn trusting(mut self) -> Setup {
         self.trusting = true;
+        self
+    }
+
+    /// Makes it map the users of containers to others.
+    pub fn remapped(mut self) -> Setup {
+        self.remapped = true;
+        self
+    }
+
+    /// Takes bookworm's Docker instead of sid's.
+    pub fn old(mut self) -> Setup {
+        self.old = true;
         self
     }
 
@@ -126,7 +144,11 @@ pub struct Dockerd {
 impl Dockerd {
     /// Starts a daemon and a dockerd on it, and waits until it serves.
     pub fn start(engine: Engine, peers: &Peers, docker: &DockerPeers, setup: Setup) -> Dockerd {
-        let daemon = Daemon::start_in(engine, peers, "", Some(Network::new()));
+        let network = match setup.remapped {
+            true => Network::with_state(),
+            false => Network::new(),
+        };
+        let daemon = Daemon::start_in(engine, peers, "", Some(network));
         let mut dockerd = Dockerd {
             daemon,
             setup,
@@ -172,7 +194,11 @@ impl Dockerd {
     /// Returns a command that runs these lines of shell.
     pub fn shell_command(&self, lines: &str) -> Command {
         let mut command = self.command("bash");
-        command.args(["-c", &format!("{}{PRELUDE}\n{lines}", command::EVENTUALLY)]);
+        // Who enters another view of the file system is at its root.
+        let work = self.work();
+        let start = format!("cd {} || exit", work.display());
+        let text = format!("{start}\n{}{PRELUDE}\n{lines}", command::EVENTUALLY);
+        command.args(["-c", &text]);
         command
     }
 
@@ -209,6 +235,13 @@ impl Dockerd {
     /// Starts dockerd again after [`Dockerd::kill`] or [`Dockerd::terminate`].
     pub fn restart(&mut self) {
         self.spawn();
+    }
+
+    /// Puts sid's Docker in the place of bookworm's, for the next start and every line of shell from now on.
+    pub fn upgrade(&mut self) {
+        self.setup.old = false;
+        fs::remove_dir_all(self.daemon.folder().join("bin")).expect("remove the links");
+        self.link_programs();
     }
 
     /// Starts a registry in dockerd's network, with these lines at the end of its configuration, and waits until it listens.
@@ -258,24 +291,10 @@ impl Dockerd {
     /// Makes the folders, the links to the programs and the files of configuration.
     fn lay_out(&self) {
         let folder = self.daemon.folder();
-        for name in ["work", "bin", "cli"] {
+        for name in ["work", "cli"] {
             fs::create_dir(folder.join(name)).expect("make a folder");
         }
-        let root = self.programs();
-        let runc = match self.daemon.engine {
-            Engine::Corten => binaries::find("corten-runtime").expect("corten-runtime is built"),
-            _ => self.daemon.peers.sid.join("runc"),
-        };
-        let links = [
-            ("runc", runc),
-            ("docker-init", root.join("usr/bin/tini-static")),
-            ("docker-proxy", root.join("usr/sbin/docker-proxy")),
-            ("dockerd", root.join("usr/sbin/dockerd")),
-            ("docker", root.join("usr/bin/docker")),
-        ];
-        for (name, target) in links {
-            std::os::unix::fs::symlink(target, folder.join("bin").join(name)).expect("make a link");
-        }
+        self.link_programs();
         let plugins = self.docker.sid.join("usr/libexec/docker/cli-plugins");
         let cli = json!({"cliPluginsExtraDirs": [plugins]});
         fs::write(folder.join("cli/config.json"), cli.to_string())
@@ -288,8 +307,35 @@ impl Dockerd {
                 .current_dir(folder);
             command::run(&mut openssl).ok();
         }
+        if self.setup.remapped {
+            let line = format!("daemon:{REMAPPED}:65536\n");
+            fs::write(folder.join("ids"), line).expect("write a file");
+            // In the view of the fixture's programs alone. And the mapped users come through to their root file systems.
+            self.ok(
+                "for f in /etc/subuid /etc/subgid; do mount --bind ../ids $f; done; chmod 711 ..",
+            );
+        }
         fs::write(folder.join("daemon.json"), self.configuration().to_string())
             .expect("write the configuration");
+    }
+
+    fn link_programs(&self) {
+        let (root, folder) = (self.programs(), self.daemon.folder().join("bin"));
+        fs::create_dir(&folder).expect("make a folder");
+        let runc = match self.daemon.engine {
+            Engine::Corten => binaries::find("corten-runtime").expect("corten-runtime is built"),
+            _ => self.daemon.peers.sid.join("runc"),
+        };
+        let links = [
+            ("runc", runc),
+            ("docker-init", root.join("usr/bin/tini-static")),
+            ("docker-proxy", root.join("usr/sbin/docker-proxy")),
+            ("dockerd", root.join("usr/sbin/dockerd")),
+            ("docker", root.join("usr/bin/docker")),
+        ];
+        for (name, target) in links {
+            std::os::unix::fs::symlink(target, folder.join(name)).expect("make a link");
+        }
     }
 
     fn configuration(&self) -> Value {
@@ -316,6 +362,9 @@ impl Dockerd {
             Store::Overlay2 => config["storage-driver"] = json!("overlay2"),
             Store::Containerd => config["features"] = json!({"containerd-snapshotter": true}),
         }
+        if self.setup.remapped {
+            config["userns-remap"] = json!("daemon");
+        }
         for (key, value) in self.setup.config.as_object().into_iter().flatten() {
             config[key] = value.clone();
         }
@@ -338,6 +387,22 @@ impl Dockerd {
                 .chain(machine),
         )
         .expect("no colon in these paths")
+    }
+
+    /// Copies the whole logs to where they outlive the fixture, and says where that is.
+    fn keep_logs(&self) {
+        let kept = binaries::folder().join("../failed");
+        let kept = kept.join(&self.daemon.namespace);
+        let copied = fs::create_dir_all(&kept).and_then(|()| {
+            for name in ["log", "dockerd.log"] {
+                fs::copy(self.daemon.folder().join(name), kept.join(name))?;
+            }
+            Ok(())
+        });
+        match copied {
+            Ok(()) => eprintln!("--- the whole logs are in {}", kept.display()),
+            Err(e) => eprintln!("--- the logs are not kept: {e}"),
+        }
     }
 
     fn spawn(&mut self) {
@@ -383,6 +448,7 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of dockerd, its last lines\n{}", tail(&self.log()));
+            self.keep_logs();
         }
         // Killed, not asked: asked, it would first wait for its containers, which end with the daemon's fixture.
         if let Some(mut child) = self.child.take() {

@@ -308,7 +308,36 @@ impl Command {
             .map_err(|_| Error::new(Kind::Internal, format!("{:?} got lost", self.binary)))?;
         match end.status {
             0 => Ok(()),
-            status => Err(Error::new(Kind::Unknown, said(&log, before, status))),
+            status => Err(Error::new(Kind::Unknown, self.said(&log, before, status))),
+        }
+    }
+
+    /// Returns the last error in what the runtime has added to its log, or containerd's words where it has said none:
+    /// dockerd takes its exit code from them.
+    fn said(&self, log: &Path, before: u64, status: u32) -> String {
+        #[derive(Deserialize)]
+        struct Line {
+            level: String,
+            msg: String,
+        }
+        let ended = format!(
+            "{} did not terminate successfully: exit status {status}",
+            self.binary.display()
+        );
+        let read = std::fs::read(log).context(|| format!("open {}", log.display()));
+        let text = match read {
+            Ok(text) => text,
+            Err(error) => {
+                let why = super::text(&error);
+                return format!("unable to retrieve OCI runtime error ({why}): {ended}");
+            }
+        };
+        let new = text.get(before as usize..).unwrap_or_default();
+        let lines = new.split(|byte| *byte == b'\n').rev();
+        let mut lines = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+        match lines.find(|line| line.level == "error" || line.level == "fatal") {
+            Some(line) => line.msg.trim().to_owned(),
+            None => ended,
         }
     }
 }
@@ -375,23 +404,6 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Returns the last error in what the runtime has added to its log.
-fn said(log: &Path, before: u64, status: u32) -> String {
-    #[derive(Deserialize)]
-    struct Line {
-        level: String,
-        msg: String,
-    }
-    let text = std::fs::read(log).unwrap_or_default();
-    let new = text.get(before as usize..).unwrap_or_default();
-    let lines = new.split(|byte| *byte == b'\n').rev();
-    let mut lines = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
-    match lines.find(|line| line.level == "error" || line.level == "fatal") {
-        Some(line) => line.msg.trim().to_owned(),
-        None => format!("the runtime ended with status {status}"),
     }
 }
 

@@ -72,7 +72,7 @@ const BUILDKIT: &str = r#"
 0   for i in $(seq 20); do echo "RUN echo $i >/f$i" >>many/Dockerfile; done; docker build -q -t many many | cut -c1-7; docker run --rm many sh -c 'cat /f* | wc -l'
 0   docker buildx ls --format '{{.Name}} {{.DriverEndpoint}} {{.Status}}' | head -1
 0   docker buildx du >/dev/null && docker builder prune -af >/dev/null && docker build -q simple | cut -c1-7
-0   docker rmi -f $(docker images -q | sort -u) >/dev/null; docker images -aq
+0   for i in 1 2 3; do docker images -q | sort -u | xargs -r docker rmi -f >/dev/null 2>&1; done; docker images -aq
 "#;
 
 const CLASSIC: &str = r#"

@@ -5,7 +5,7 @@ use tests::{Dockerd, Image};
 
 use super::{Step, long_or_skip, play, same_on_both, script_on_both};
 
-const LOCAL: &str = r#"
+pub(super) const LOCAL: &str = r#"
 0   docker images --format '{{.Repository}}:{{.Tag}}'
 0   docker tag busybox example.org/a/b:1 && docker images --format '{{.Repository}}:{{.Tag}}' | sort
 0   docker inspect -f '{{.Os}}/{{.Architecture}} {{json .Config.Cmd}} {{json .Config.Env}} {{len .RootFS.Layers}}' busybox

@@ -7,7 +7,7 @@ use tests::{Dockerd, Terminal};
 use super::{Setup, Step, Store, long_or_skip, same_on_both, script_on_both, steady};
 
 /// Processes beside the first, and what the first and they say.
-const EXEC: &str = r#"
+pub(super) const EXEC: &str = r#"
 0   docker run -d --name box --network none -h boat -e A=b -w /tmp busybox sh -c 'echo begun; trap "echo ended; exit 4" TERM; while :; do sleep 0.1; done'
 0   eventually shows begun docker logs box; docker exec box sh -c 'echo $A; pwd; id -u; hostname'
 0   docker exec -u user -w /etc -e C=d -e A=other box sh -c 'echo $A $C; pwd; id'
@@ -76,7 +76,7 @@ const ENDS: &str = r#"
 "#;
 
 /// Files of containers, and images made of them.
-const FILES: &str = r#"
+pub(super) const FILES: &str = r#"
 0   docker run -d --name box busybox sh -c 'echo made >/made; rm /etc/group; echo more >>/etc/passwd; mkdir /dir; sleep 1000'; eventually docker exec box test -d /dir; docker diff box | sort
 0   docker cp box:/made made && cat made
 0   mkdir -p tree/sub; echo deep >tree/sub/file; ln -s sub/file tree/link; docker cp tree box:/dir/; docker exec box sh -c 'cat /dir/tree/link; readlink /dir/tree/link'

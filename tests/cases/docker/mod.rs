@@ -3,13 +3,18 @@
 //! A case is a script: lines of shell, each after the exit code that it must have; what they print is compared.
 //! The cases that take long run where `CORTEN_TESTS_DOCKER=all` says so: `make test-docker` does.
 
+mod badinput;
 mod build;
+mod checkpoint;
 mod images;
 mod life;
 mod networks;
+mod old;
 mod restarts;
 mod run;
+mod sdk;
 mod soak;
+mod users;
 
 use std::sync::OnceLock;
 
@@ -152,6 +157,13 @@ fn steady(dockerd: &Dockerd, text: &str) -> String {
                 r"(About an? |\d+ |Less than a )(second|minute|hour|day|month|year)s?( ago)?",
                 "WHILE",
             ),
+            // Docker 20.10 may say it of a container that did not start.
+            rule(
+                "(?m)^time=\"[^\"]*\" level=error msg=\"error waiting for container: .*\n",
+                "",
+            ),
+            rule(r"\bextract-\d+-[\w-]{4} ", "extract-KEY "),
+            rule(r"\bcontainerd-mount\d+", "containerd-mountN"),
         ]
     });
     let mut text = text

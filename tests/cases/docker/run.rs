@@ -3,7 +3,7 @@
 use super::{Setup, Store, long_or_skip, script_on_both};
 
 /// What even the short run tries.
-const SHORT: &str = r#"
+pub(super) const SHORT: &str = r#"
 0   docker run --rm busybox echo hello
 0   docker run --rm busybox
 3   docker run --rm busybox sh -c 'echo out; echo err >&2; exit 3'
@@ -24,7 +24,7 @@ const SHORT: &str = r#"
 "#;
 
 /// Who the process is and where.
-const IDENTITY: &str = r#"
+pub(super) const IDENTITY: &str = r#"
 0   docker run --rm -u 1000 busybox id
 0   docker run --rm -u user:extra busybox id
 0   docker run --rm -u 4321:1234 busybox id
