@@ -205,8 +205,7 @@ impl<'a> Client<'a> {
     /// Returns the state of a container, if it is there.
     fn inspect(&mut self, name: &str) -> Result<Option<State>> {
         let format = "{{.State.Status}} {{.State.ExitCode}}";
-        let line =
-            format!("docker ps -aq --filter name=^{name}$ | xargs -r docker inspect -f '{format}'");
+        let line = inspect_all(&format!("name=^{name}$"), format);
         match self.insist(&line)?.trim() {
             "" => Ok(None),
             text => State::parse(text)
@@ -280,6 +279,16 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Returns a line that tells of every container in this format.
+///
+/// Where the daemon died while a container was created, dockerd may list an id that it knows nothing of.
+fn inspect_all(filter: &str, format: &str) -> String {
+    format!(
+        "ids=$(docker ps -aq --filter '{filter}') || exit; [ -z \"$ids\" ] || \
+         {{ wrong=$(docker inspect -f '{format}' $ids 2>&1 >&3); }} 3>&1 || ! grep -v 'No such object: ' <<<\"$wrong\" >&2"
+    )
+}
+
 /// Returns what Docker says that there is, by a function that runs a line of shell.
 pub fn see(
     containers: &str,
@@ -289,10 +298,8 @@ pub fn see(
 ) -> Result<Seen> {
     let mut seen = Seen::default();
     let format = "{{.Name}} {{.State.Status}} {{.State.ExitCode}}";
-    // A container that is removed in between is no error of Docker's, but nobody else removes them.
-    let line =
-        format!("docker ps -aq --filter '{containers}' | xargs -r docker inspect -f '{format}'");
-    for line in run(&line)?.lines() {
+    let told = run(&inspect_all(containers, format))?;
+    for line in told.lines().filter(|line| !line.is_empty()) {
         let (name, state) = line.split_once(' ').ok_or("a name without a state")?;
         let state = State::parse(state).ok_or_else(|| format!("{name} is {state}"))?;
         seen.containers

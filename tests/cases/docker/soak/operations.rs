@@ -393,9 +393,9 @@ impl Client<'_> {
         self.wait_until_ready(name)?;
         let count = format!("docker inspect -f '{{{{.RestartCount}}}}' {name}");
         let before = self.insist(&count)?;
-        // The process that tells may be gone with the rest before it says how it went.
+        // The process that tells may be gone with the rest before it says how it went. Docker counts before it starts.
         let line = format!(
-            "docker exec {name} kill 1; for i in $(seq 200); do [ \"$({count})\" != {} ] && exit 0; sleep 0.1; done; echo not started again; exit 1",
+            "docker exec {name} kill 1; for i in $(seq 200); do case $(docker inspect -f '{{{{.RestartCount}}}} {{{{.State.Status}}}}' {name}) in {}' '*) ;; *' running') exit 0 ;; esac; sleep 0.1; done; echo not started again; exit 1",
             before.trim()
         );
         let lost = !matches!(self.ask(&line)?, Answer::Done { whole: true, .. });
