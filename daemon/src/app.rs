@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,11 +121,11 @@ pub fn build(config: &Config) -> Result<App> {
     let events = Arc::new(Exchange::default());
     plugins.record(Plugin::new(EVENT, "exchange"));
 
-    let metadata = config.root.join(format!("{METADATA}.bolt"));
-    listen::directory(&metadata, 0o700)?;
-    let store = Arc::new(Store::open(&metadata.join("meta.redb"))?);
+    let file = metadata(&config.root);
+    listen::directory(file.parent().expect("it is below the root"), 0o700)?;
+    let store = Arc::new(Store::open(&file)?);
 
-    let root = config.root.join(format!("{CONTENT}.content"));
+    let root = content(&config.root);
     let content = Content::open(&root, config.content_shared, store.clone(), events.clone())?;
     plugins.record(Plugin::new(CONTENT, "content").export("root", text(&root)));
     let policy = if config.content_shared {
@@ -248,15 +248,32 @@ fn shims(config: &Config, events: Arc<Exchange>) -> Result<Shims> {
     Ok(Shims::new(folders, resolver, caller, events))
 }
 
+/// Returns the file of the store below `root`; it is in the folder where containerd has its own.
+pub fn metadata(root: &Path) -> PathBuf {
+    root.join(format!("{METADATA}.bolt")).join("meta.redb")
+}
+
+/// Returns the folder of the content below `root`; it is where containerd has its own.
+pub fn content(root: &Path) -> PathBuf {
+    root.join(format!("{CONTENT}.content"))
+}
+
+/// Returns the folder of a snapshotter below `root`; it is where containerd has its own.
+pub fn snapshots(root: &Path, kind: Kind) -> PathBuf {
+    root.join(format!("{SNAPSHOTTER}.{}", kind.name()))
+}
+
 /// Opens our snapshotters; one that this machine cannot have is in the plugin table with its error.
 fn snapshotters(config: &Config, plugins: &mut Plugins) -> BTreeMap<String, Arc<dyn Snapshotter>> {
     let mut backends = BTreeMap::new();
     for kind in Kind::ALL {
-        let uri = format!("{SNAPSHOTTER}.{}", kind.name());
-        if config.disabled.contains(&uri) {
+        if config
+            .disabled
+            .contains(&format!("{SNAPSHOTTER}.{}", kind.name()))
+        {
             continue;
         }
-        let root = config.root.join(uri);
+        let root = snapshots(&config.root, kind);
         let plugin = Plugin::new(SNAPSHOTTER, kind.name())
             .native()
             .export("root", text(&root));

@@ -32,6 +32,7 @@ pub mod sandbox;
 pub mod services;
 pub mod snapshots;
 pub mod streaming;
+pub mod takeover;
 pub mod tasks;
 pub mod time;
 pub mod transfer;

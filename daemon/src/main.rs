@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use daemon::config::{self, Config};
 use daemon::error::{Context, Result};
 use daemon::services::version::{REVISION, VERSION};
+use daemon::takeover::{self, Source};
 use daemon::{app, cgroup, listen, notify, plugin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -46,6 +47,21 @@ enum Command {
     Config {
         #[command(subcommand)]
         what: Print,
+    },
+    /// Take over what a containerd on this machine has: images, content, snapshots, containers
+    ///
+    /// containerd's own files are read and never written: it can go on with them afterwards. Both daemons have to be
+    /// stopped, and no task may run.
+    Takeover {
+        /// Say what would be taken over and what is in the way, and change nothing; containerd may run
+        #[arg(long)]
+        dry_run: bool,
+        /// containerd's root
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/containerd")]
+        from: PathBuf,
+        /// containerd's state
+        #[arg(long, value_name = "DIR", default_value = "/run/containerd")]
+        from_state: PathBuf,
     },
     /// Serve a snapshotter alone, as a proxy plugin of a containerd
     Snapshotter {
@@ -84,6 +100,22 @@ fn main() -> ExitCode {
 fn start(flags: &Flags) -> Result<()> {
     match &flags.command {
         Some(Command::Config { what }) => return print(flags, *what),
+        Some(Command::Takeover {
+            dry_run,
+            from,
+            from_state,
+        }) => {
+            log(flags.log_level.as_deref().unwrap_or("warn"), false);
+            let config = configure(flags, &mut Vec::new())?;
+            let source = Source {
+                root: from.clone(),
+                state: from_state.clone(),
+            };
+            return match dry_run {
+                true => takeover::rehearse(&config, &source),
+                false => takeover::run(&config, &source),
+            };
+        }
         Some(Command::Snapshotter {
             kind,
             root,

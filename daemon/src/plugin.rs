@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use futures_util::StreamExt;
-use snapshotter::Snapshotter;
 use snapshotter::native::Native;
 use snapshotter::overlay::{Options, Overlay};
+use snapshotter::{Foreign, Snapshotter};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -39,6 +39,15 @@ impl Kind {
         match self {
             Self::Overlayfs => "overlayfs",
             Self::Native => "native",
+        }
+    }
+
+    /// Has the snapshotter of this kind in the folder `root` take `snapshots`, and nothing else, from the folders in
+    /// `from`.
+    pub fn take(self, root: &Path, from: &Path, snapshots: &[Foreign]) -> Result<()> {
+        match self {
+            Self::Overlayfs => Overlay::open(root, Options::default())?.take(from, snapshots),
+            Self::Native => Native::open(root)?.take(from, snapshots),
         }
     }
 

@@ -14,13 +14,23 @@ use sys::{Context, Result};
 /// How deep a tree may be: each folder on the way holds two descriptors.
 const MAX_DEPTH: usize = 400;
 
+/// How the files of a tree come into the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// Each tree has its own.
+    Copied,
+    /// As further names of the same files, where the file system has that: nobody may write to either tree.
+    Linked,
+}
+
 /// Copies all below the folder `source`, and its own attributes, to the existing, empty folder `target`.
-pub(crate) fn tree(source: &Path, target: &Path) -> Result<()> {
+pub(crate) fn tree(source: &Path, target: &Path, files: Files) -> Result<()> {
     let from = open_dir(CWD.as_fd(), source)?;
     let to = open_dir(CWD.as_fd(), target)?;
     let stat = rustix::fs::fstat(&from).context(|| format!("stat {source:?}"))?;
     let mut copier = Copier {
         linked: HashMap::new(),
+        files,
         root: to.try_clone().context(|| "duplicate a descriptor")?,
         path: Vec::new(),
     };
@@ -35,6 +45,7 @@ struct Copier {
     linked: HashMap<(u64, u64), CString>,
     root: OwnedFd,
     path: Vec<CString>,
+    files: Files,
 }
 
 impl Copier {
@@ -58,8 +69,13 @@ impl Copier {
     fn entry(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).context(|| "stat")?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != FileType::Directory && stat.st_nlink > 1 && self.link(to, name, &stat)? {
-            return Ok(());
+        if kind != FileType::Directory {
+            if self.files == Files::Linked && self.share(from, to, name)? {
+                return Ok(());
+            }
+            if stat.st_nlink > 1 && self.link(to, name, &stat)? {
+                return Ok(());
+            }
         }
         match kind {
             FileType::Directory => self.folder(from, to, name)?,
@@ -78,6 +94,21 @@ impl Copier {
         let (source, target) = (below(from, name), below(to, name));
         copy_attributes(&source, &target, &stat, kind != FileType::Symlink)
             .context(|| "copy attributes")
+    }
+
+    /// Makes `name` another name of the same file; false where that cannot be.
+    fn share(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
+        match rustix::fs::linkat(from, name, to, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // Another file system, or one without links: that holds for all files.
+            Err(Errno::XDEV | Errno::OPNOTSUPP) => {
+                self.files = Files::Copied;
+                Ok(false)
+            }
+            // This file has as many names as it can, or is marked as immutable.
+            Err(Errno::MLINK | Errno::PERM) => Ok(false),
+            Err(errno) => Err(errno).context(|| "create hard link"),
+        }
     }
 
     /// Links `name` to the copy of a file that was met before; false the first time.

@@ -9,7 +9,7 @@ pub mod overlay;
 mod snapshotter;
 mod store;
 mod types;
-mod usage;
+pub mod usage;
 
 pub use snapshotter::{CommitOptions, Snapshotter};
-pub use types::{Info, Kind, Labels, Usage};
+pub use types::{Foreign, Info, Kind, Labels, Usage};

@@ -9,7 +9,7 @@ use sys::{Context, Error, Result};
 
 use crate::mapping::Mapping;
 use crate::store::{Layout, Located, Store};
-use crate::{CommitOptions, Info, Kind, Labels, Snapshotter, Usage, copy};
+use crate::{CommitOptions, Foreign, Info, Kind, Labels, Snapshotter, Usage, copy};
 
 /// Snapshots as copies: `<root>/snapshots/<n>` holds all files of the snapshot and of those below it.
 #[derive(Debug)]
@@ -37,6 +37,13 @@ impl Native {
         Ok(Self {
             store: Store::open(&root, layout).context(context)?,
         })
+    }
+
+    /// Takes `snapshots`, and nothing else, from the folder of folders of another snapshotter of this kind.
+    ///
+    /// What an earlier call has taken stays; files that are never written to again are shared by links.
+    pub fn take(&self, from: &Path, snapshots: &[Foreign]) -> Result<()> {
+        self.store.take(from, snapshots)
     }
 }
 
@@ -112,7 +119,7 @@ fn mounts(snapshot: &Located) -> Result<Vec<Mount>> {
 
 fn fill(folder: &Path, kind: Kind, parents: &[PathBuf], _: Option<&Mapping>) -> Result<()> {
     match (kind, parents.first()) {
-        (Kind::Active, Some(parent)) => copy::tree(parent, folder),
+        (Kind::Active, Some(parent)) => copy::tree(parent, folder, copy::Files::Copied),
         _ => fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
             .context(|| format!("change mode of {folder:?}")),
     }

@@ -12,6 +12,7 @@
 
 mod database;
 mod folders;
+mod take;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

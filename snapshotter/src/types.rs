@@ -48,6 +48,17 @@ pub struct Info {
     pub updated: SystemTime,
 }
 
+/// A snapshot of another snapshotter that lays out its folders as ours do, such as containerd's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The number that is its folder's name.
+    pub id: u64,
+    /// Its record.
+    pub info: Info,
+    /// What it takes, if it is committed.
+    pub usage: Usage,
+}
+
 /// What a snapshot itself takes, without its parents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {

@@ -16,7 +16,7 @@ const BLOCK: u64 = 512;
 /// Counts the inodes and blocks of `folder` and all below it; each hardlinked file once.
 ///
 /// What vanishes while it is counted is not counted: a container may be at work there.
-pub(crate) fn count(folder: &Path) -> Result<Usage> {
+pub fn count(folder: &Path) -> Result<Usage> {
     let root = folder
         .symlink_metadata()
         .context(|| format!("stat {folder:?}"))?;

@@ -25,5 +25,6 @@ mod runtime_edges;
 mod security;
 mod settings;
 mod systemd;
+mod takeover;
 mod tidy;
 mod torture;

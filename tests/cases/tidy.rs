@@ -12,6 +12,7 @@ const LONGER: &[(&str, &str)] = &[];
 
 /// The parts of `daemon/src` from the top down: each may use those below it, never a neighbour in its row.
 const LAYERS: &[&[&str]] = &[
+    &["takeover"],
     &["app"],
     &["services", "cri"],
     &["transfer", "sandbox", "restart", "metrics"],

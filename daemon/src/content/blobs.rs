@@ -1,12 +1,14 @@
 //! The files of the content store.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::digest::{Algorithm, Digest};
+use rustix::io::Errno;
+
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The directory with the blobs, the ingests and the trash.
@@ -132,6 +134,53 @@ impl Blobs {
             File::open(to.parent().expect("blobs are in a directory"))?.sync_all()
         };
         publish().context(|| format!("commit content {digest}"))
+    }
+
+    /// Makes the file `from` a blob, durably: as another name of it, or as a copy that has the right digest.
+    pub(super) fn take(&self, digest: &Digest, from: &Path) -> Result<()> {
+        let to = self.blob(digest);
+        match fs::hard_link(from, &to) {
+            Ok(()) => sys::fs::sync_dir(to.parent().expect("blobs are in a directory")),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Another file system, one without links, or a file that may not have another name.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::XDEV | Errno::OPNOTSUPP | Errno::MLINK | Errno::PERM)
+                ) =>
+            {
+                self.copy(digest, from)
+            }
+            Err(error) => Err(error).context(|| format!("link {from:?}")),
+        }
+    }
+
+    fn copy(&self, digest: &Digest, from: &Path) -> Result<()> {
+        let name = format!("copy-{}", digest.hex());
+        let mut source = File::open(from).context(|| format!("open {from:?}"))?;
+        let mut target = self.open_ingest(&name)?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut buffer = vec![0; 1 << 20];
+        target.set_len(0).context(|| "empty a copy")?;
+        loop {
+            let count = source
+                .read(&mut buffer)
+                .context(|| format!("read {from:?}"))?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+            target
+                .write_all(&buffer[..count])
+                .context(|| "write a copy")?;
+        }
+        if hasher.finish() != *digest {
+            self.remove_ingest(&name)?;
+            let message = format!("{from:?} does not have the digest {digest}");
+            return Err(Error::new(Kind::DataLoss, message));
+        }
+        target.sync_all().context(|| "sync a copy")?;
+        self.commit(&name, digest)
     }
 
     /// Returns the digests of all blobs here.

@@ -429,14 +429,29 @@ impl Tx<'_, '_> {
         self.staged.insert(key, None);
     }
 
+    /// Sees to it that [`Tx::next_sequence`] never returns `number`, nor a smaller one.
+    pub fn reserve_sequence(&mut self, number: u64) -> Result<()> {
+        let last = self.last_sequence()?.max(number);
+        self.put_sequence(last);
+        Ok(())
+    }
+
     /// Returns a number that no other call has returned.
     pub fn next_sequence(&mut self) -> Result<u64> {
-        let last = self.bytes(Table::Meta, "", "sequence")?.unwrap_or_default();
-        let last: u64 = String::from_utf8_lossy(&last).parse().unwrap_or_default();
-        let next = last + 1;
-        let key = (Table::Meta, String::new(), "sequence".to_owned());
-        self.staged.insert(key, Some(next.to_string().into_bytes()));
+        let next = self.last_sequence()? + 1;
+        self.put_sequence(next);
         Ok(next)
+    }
+
+    fn last_sequence(&self) -> Result<u64> {
+        let last = self.bytes(Table::Meta, "", "sequence")?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&last).parse().unwrap_or_default())
+    }
+
+    fn put_sequence(&mut self, number: u64) {
+        let key = (Table::Meta, String::new(), "sequence".to_owned());
+        self.staged
+            .insert(key, Some(number.to_string().into_bytes()));
     }
 
     /// Returns by how many objects, or holds on objects, there will be less; one that only gets a new name is none.

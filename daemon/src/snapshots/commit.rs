@@ -10,7 +10,7 @@
 use api_protos::containerd::events::SnapshotCommit;
 use snapshotter::{CommitOptions, Snapshotter};
 
-use super::{Snapshots, at, child, find, find_parent, inherited, resource};
+use super::{Snapshots, at, find, find_parent, inherited, resource};
 use crate::context::Context;
 use crate::error::{Context as _, Error, Kind, Result, already_exists, invalid};
 use crate::labels::{self, Labels};
@@ -143,8 +143,6 @@ impl Commit {
         }
         if !record.parent.is_empty() {
             find_parent(tx, namespace, sn, &record.parent)?;
-            let child = child(sn, &record.parent, &self.name);
-            tx.put_key(Table::SnapshotChildren, namespace, &child)?;
         }
         let created_at = Some(now());
         let committed = Snapshot {
@@ -155,7 +153,7 @@ impl Commit {
             labels: self.labels.clone(),
             committing: String::new(),
         };
-        tx.put(Table::Snapshots, namespace, &at(sn, &self.name), &committed)?;
+        super::insert(tx, namespace, [sn, &self.name], &committed)?;
         Ok(true)
     }
 

@@ -360,8 +360,6 @@ impl New {
         }
         if !self.parent.is_empty() {
             find_parent(tx, namespace, sn, &self.parent)?;
-            let child = child(sn, &self.parent, &self.key);
-            tx.put_key(Table::SnapshotChildren, namespace, &child)?;
         }
         let created_at = Some(now());
         let record = Snapshot {
@@ -372,7 +370,7 @@ impl New {
             labels: self.labels.clone(),
             committing: String::new(),
         };
-        tx.put(Table::Snapshots, namespace, &key, &record)
+        insert(tx, namespace, [sn, &self.key], &record)
     }
 }
 
@@ -441,6 +439,20 @@ impl Fields for Info {
             _ => None,
         }
     }
+}
+
+/// Stores the record of the snapshot `key` of `snapshotter`, and the link from its parent.
+pub fn insert(
+    tx: &mut Tx<'_, '_>,
+    namespace: &str,
+    [snapshotter, key]: [&str; 2],
+    record: &Snapshot,
+) -> Result<()> {
+    if !record.parent.is_empty() {
+        let child = child(snapshotter, &record.parent, key);
+        tx.put_key(Table::SnapshotChildren, namespace, &child)?;
+    }
+    tx.put(Table::Snapshots, namespace, &at(snapshotter, key), record)
 }
 
 /// Removes the record of a snapshot and its link from its parent.

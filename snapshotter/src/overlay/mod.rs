@@ -11,7 +11,7 @@ use sys::{Context, Result};
 
 use crate::mapping::Mapping;
 use crate::store::{Layout, Store};
-use crate::{CommitOptions, Info, Kind, Labels, Snapshotter, Usage};
+use crate::{CommitOptions, Foreign, Info, Kind, Labels, Snapshotter, Usage};
 use mounts::Features;
 
 /// The label that tells where a snapshot's own files are, if that is asked for.
@@ -63,6 +63,13 @@ impl Overlay {
             features,
             options,
         })
+    }
+
+    /// Takes `snapshots`, and nothing else, from the folder of folders of another snapshotter of this kind.
+    ///
+    /// What an earlier call has taken stays; files that are never written to again are shared by links.
+    pub fn take(&self, from: &Path, snapshots: &[Foreign]) -> Result<()> {
+        self.store.take(from, snapshots)
     }
 
     /// Adds the label of the upper folder, if that is asked for.

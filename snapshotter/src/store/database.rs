@@ -231,6 +231,16 @@ impl Change<'_> {
         Ok(first.and_then(|(key, _)| owned_child(key.value(), parent)))
     }
 
+    /// Sees to it that `next_id` never returns `id`, nor a smaller number.
+    pub fn reserve(&mut self, id: u64) -> Result<()> {
+        let last = self.counters.get(LAST_ID).map_err(failed)?;
+        let last = last.map_or(0, |last| last.value());
+        self.counters
+            .insert(LAST_ID, last.max(id))
+            .map_err(failed)?;
+        Ok(())
+    }
+
     /// Returns a number that was never returned before.
     pub fn next_id(&mut self) -> Result<u64> {
         let last = self.counters.get(LAST_ID).map_err(failed)?;
