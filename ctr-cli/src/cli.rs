@@ -11,8 +11,8 @@ use clap_mangen::Man;
 
 use crate::client::Client;
 use crate::commands::{
-    containers, content, events, images, info, leases, namespaces, oci, plugins, run, snapshots,
-    tasks, version,
+    containers, content, doctor, events, images, info, leases, namespaces, oci, plugins, run,
+    snapshots, tasks, version,
 };
 use crate::fifo;
 use crate::format::parse_duration;
@@ -117,6 +117,7 @@ enum Asking {
 /// Commands that need no daemon.
 #[derive(Debug, Subcommand)]
 enum Alone {
+    Doctor(doctor::Options),
     /// Show configurations of the OCI runtime specification
     #[command(subcommand)]
     Oci(oci::Command),
@@ -154,17 +155,20 @@ impl Cli {
     pub async fn run(self) -> Result<u8> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let globals = self.globals;
-        let command = match self.command {
-            Command::Asking(command) => command,
-            Command::Alone(Alone::Oci(command)) => return oci::run(command).map(|()| 0),
-            Command::Alone(Alone::Completion { shell }) => return completion(shell).map(|()| 0),
-            Command::Alone(Alone::Man { folder }) => return man(&folder).map(|()| 0),
-        };
         let address = globals
             .address
             .or_else(|| env("CORTEN_ADDRESS"))
             .or_else(|| env("CONTAINERD_ADDRESS"));
         let address = address.unwrap_or_else(|| "/run/corten/cortend.sock".into());
+        let command = match self.command {
+            Command::Asking(command) => command,
+            Command::Alone(Alone::Doctor(options)) => {
+                return doctor::run(&options, &address, globals.json).await;
+            }
+            Command::Alone(Alone::Oci(command)) => return oci::run(command).map(|()| 0),
+            Command::Alone(Alone::Completion { shell }) => return completion(shell).map(|()| 0),
+            Command::Alone(Alone::Man { folder }) => return man(&folder).map(|()| 0),
+        };
         let namespace = globals
             .namespace
             .or_else(|| env("CONTAINERD_NAMESPACE"))
