@@ -19,6 +19,7 @@ mod start;
 mod state;
 mod update;
 
+use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ use log::{Format, Log};
 
 /// The program's own name.
 const NAME: &str = "corten-runtime";
+
+/// The commands that make processes in a container.
+const SEALED: [&str; 3] = ["create", "exec", "run"];
 
 /// What help looks like after the name.
 const HELP: &str = " - {about}\n\nUSAGE:\n   {usage}\n\n{all-args}\n";
@@ -141,6 +145,13 @@ fn command() -> clap::Command {
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
+    // Before anything else, which would be done once more by the sealed program. A word that is no command costs no more
+    // than an exec.
+    let seals = |arg: OsString| SEALED.iter().any(|name| arg == *name);
+    let sealed = match std::env::args_os().skip(1).any(seals) {
+        true => runtime::seal(),
+        false => Ok(()),
+    };
     let parsed = command()
         .try_get_matches()
         .and_then(|matches| Args::from_arg_matches(&matches));
@@ -172,10 +183,6 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let failure = command.failure();
-    let sealed = match command {
-        Command::Create(_) | Command::Exec(_) | Command::Run(_) => runtime::seal(),
-        _ => Ok(()),
-    };
     match sealed.and_then(|()| command.run(&args.global)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
