@@ -14,6 +14,7 @@ pub mod footprint;
 pub mod image;
 pub mod leftovers;
 pub mod network;
+pub mod node;
 pub mod peers;
 pub mod random;
 pub mod registry;

@@ -3,6 +3,7 @@
 mod critest;
 mod devices;
 mod kubelet;
-mod node;
 mod pods;
 mod volumes;
+
+use tests::node;

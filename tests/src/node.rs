@@ -6,8 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{
-    Daemon, Engine, Finished, Image, Network, Peers, Registry, command, peers, print_skip,
+
+use crate::{
+    Daemon, Engine, Finished, Image, Network, Peers, Registry, command, eventually, peers,
+    print_skip,
 };
 
 /// How long a call of crictl may take.
@@ -23,21 +25,24 @@ pub struct Programs {
 impl Programs {
     /// Returns the programs, or prints why the test is skipped.
     pub fn or_skip() -> Option<Programs> {
-        let peers = Peers::or_skip()?;
-        let folder = peers::folder("cri.env", "PEERS_CRI");
-        if folder.is_none() {
+        let programs = Programs::find(Peers::or_skip()?);
+        if programs.is_none() {
             print_skip("needs crictl and network plugins: run tests/peers-cri");
         }
-        Some(Programs {
-            folder: folder?,
-            peers,
-        })
+        programs
+    }
+
+    /// Returns the programs, or nothing when `tests/peers-cri` has not run on this machine.
+    pub fn find(peers: Peers) -> Option<Programs> {
+        let folder = peers::folder("cri.env", "PEERS_CRI")?;
+        Some(Programs { folder, peers })
     }
 }
 
 /// A node whose pods have a network of their own.
 #[derive(Debug)]
 pub struct Node {
+    /// The daemon.
     pub daemon: Daemon,
     /// The image of the containers.
     pub image: String,
@@ -68,7 +73,7 @@ impl Node {
         for (name, image) in [(BUSYBOX, Image::busybox()), (PAUSE, pause)] {
             let archive = image.write_archive(node.daemon.folder(), name);
             ctr.ok(&["images", "import", &archive.display().to_string()]);
-            tests::eventually("the image is known", Duration::from_secs(20), || {
+            eventually("the image is known", Duration::from_secs(20), || {
                 (node.run(&["inspecti", name]).code == Some(0)).then_some(())
             });
         }
@@ -246,7 +251,7 @@ impl Node {
     /// Waits until a container is in a state.
     #[track_caller]
     pub fn wait_for(&self, id: &str, state: &str) {
-        tests::eventually(
+        eventually(
             &format!("container is {state}"),
             Duration::from_secs(30),
             || (self.inspect(id, "/status/state") == state).then_some(()),
