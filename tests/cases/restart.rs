@@ -8,9 +8,11 @@ use api_protos::containerd::services::tasks::v1::{
     DeleteTaskRequest, GetRequest, ListTasksRequest, WaitRequest,
 };
 use api_protos::containerd::v1::types::Status;
+use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::command::parent;
 use tests::{Api, Ctr, Daemon, Engine, Image, Peers, binaries, eventually};
+use tonic::Code;
 
 const IMAGE: &str = "example.org/busybox:1";
 const SOON: Duration = Duration::from_secs(20);
@@ -259,6 +261,35 @@ fn what_a_client_was_deleting_is_deleted_and_not_told_of_again() {
             fixture.ctr().ok(&["containers", "rm", id]);
         }
         fixture.remove("last");
+        fixture.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_task_that_many_delete_at_once_is_gone_for_all_of_them() {
+    with_each_shim(|fixture| {
+        let api = fixture.api();
+        for round in 0..8 {
+            let id = format!("c{round}");
+            fixture.run(&id, "exit 3").ok();
+            eventually("the container has ended", SOON, || {
+                (fixture.task(&id)?.1 == "STOPPED").then_some(())
+            });
+            let delete = || async {
+                let container_id = id.clone();
+                let request = DeleteTaskRequest { container_id };
+                api.tasks().delete(request).await
+            };
+            let answers = api.run(join_all((0..8).map(|_| delete())));
+            // Whoever comes late is told how it ended, or that it is gone.
+            for answer in answers {
+                match answer {
+                    Ok(answer) => assert_eq!(answer.into_inner().exit_status, 3),
+                    Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
+                }
+            }
+            fixture.ctr().ok(&["containers", "rm", &id]);
+        }
         fixture.assert_nothing_left();
     });
 }

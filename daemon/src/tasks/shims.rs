@@ -217,6 +217,12 @@ impl Shims {
         })
     }
 
+    /// Returns whether the shim's task is there, and not yet [retired](Self::retire).
+    pub fn is_live(&self, shim: &Arc<Shim>) -> bool {
+        let name = name(&shim.bundle.namespace, &shim.bundle.id);
+        matches!(self.inner.lock().get(&name), Some(slot) if slot.is(shim))
+    }
+
     /// Hands an event that a shim published to the subscribers.
     pub fn forward(&self, envelope: Envelope) -> Result<()> {
         if let Some((id, last)) = Last::of(&envelope)
@@ -352,9 +358,7 @@ impl Shims {
 
     /// Cleans up after a shim whose connection was lost though nobody had ended it.
     async fn vanished(&self, shim: &Arc<Shim>) {
-        let name = name(&shim.bundle.namespace, &shim.bundle.id);
-        let known = matches!(self.inner.lock().get(&name), Some(slot) if slot.is(shim));
-        if !known {
+        if !self.is_live(shim) {
             return;
         }
         tracing::info!(

@@ -250,14 +250,22 @@ impl Task {
 
     async fn finish(&self) -> Result<Exit> {
         let bundle = self.shim.bundle.clone();
-        blocking(move || bundle.mark_deletion()).await?;
+        if let Err(error) = blocking(move || bundle.mark_deletion()).await {
+            // Whoever else deletes the task, or cleans up after its shim, may have removed the bundle already.
+            let others = self.shim.is_closed() || !self.shims.is_live(&self.shim);
+            return if others {
+                Ok(self.shim.gone().await)
+            } else {
+                Err(error)
+            };
+        }
         failpoint!("tasks.delete.marked");
         let deleted = delete(&self.shim, "", CHANGE).await;
         let exit = match &deleted {
             Ok(exit) => *exit,
             Err(_) if self.shim.is_closed() => return Ok(self.shim.gone().await),
             // The shim lives but its task does not: what is left of it goes.
-            Err(error) if error.kind() == Kind::NotFound => Exit::unseen(),
+            Err(error) if error.kind() == Kind::NotFound => self.shim.told.end(Exit::unseen()),
             Err(_) => {
                 let bundle = self.shim.bundle.clone();
                 if let Err(error) = blocking(move || bundle.unmark_deletion()).await {
