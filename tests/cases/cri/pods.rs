@@ -79,6 +79,30 @@ fn processes_are_run_beside_the_first() {
 }
 
 #[test]
+fn an_attached_client_that_has_sent_all_is_let_go() {
+    same(|node| {
+        let pod = node.pod("web", &json!({}));
+        let attach = |name: &str, once: bool| {
+            let more = json!({"command": ["cat"], "stdin": true, "stdin_once": once});
+            let id = node.container(&pod, name, &more);
+            node.ok(&["start", &id]);
+            let mut command = node.command(&["attach", "-i", &id]);
+            let finished =
+                tests::command::run_with(&mut command, b"typed in\n", Duration::from_secs(30));
+            (id, finished)
+        };
+        // Standard input that is the client's alone ends with it, and so does the container.
+        let (id, once) = attach("once", true);
+        node.wait_for(&id, "CONTAINER_EXITED");
+        let (id, open) = attach("open", false);
+        let lives = node.inspect(&id, "/status/state");
+        node.ok(&["rmp", "-f", &pod.0]);
+        node.daemon.assert_nothing_left();
+        (once.code, once.stdout, open.code, lives)
+    });
+}
+
+#[test]
 fn containers_of_a_pod_share_its_namespaces_and_files() {
     same(|node| {
         let dns = json!({"servers": ["10.9.9.9"], "searches": ["a.local"], "options": ["ndots:5"]});

@@ -38,8 +38,7 @@ pub async fn serve(cri: &Arc<Cri>, id: &str, mut channels: Channels) -> Result<(
     let sizes = channels.resize.take();
     let resize = tokio::spawn(resize(task.clone(), String::new(), sizes));
     let mut output = container.io.attach();
-    let input = channels.stdin.take();
-    let wrote = tokio::spawn(feed(container.clone(), task, input));
+    let fed = feed(&container, &task, channels.stdin.take());
     let attached = async {
         while let Some((stream, bytes)) = output.recv().await {
             let sink = match stream {
@@ -56,22 +55,29 @@ pub async fn serve(cri: &Arc<Cri>, id: &str, mut channels: Channels) -> Result<(
     let result = tokio::select! {
         () = attached => Ok(()),
         () = channels.gone.closed() => Err(Error::new(Kind::Canceled, "the client has gone")),
+        () = fed => Ok(()),
     };
-    wrote.abort();
     resize.abort();
     result
 }
 
-/// Hands what the client sends to the container. Standard input that is meant for one client is closed after it.
-async fn feed(container: Arc<Container>, task: Task, input: Option<mpsc::Receiver<Bytes>>) {
-    let Some(mut input) = input else { return };
+/// Hands what the client sends to the container, and returns if a client that has sent all is to hear no more.
+///
+/// Standard input that is meant for one client is closed after it, and the client hears what the container says to that. One
+/// that stays open would have the client wait for the container's end, which may never come.
+async fn feed(container: &Container, task: &Task, input: Option<mpsc::Receiver<Bytes>>) {
+    let config = container.config();
+    let Some(mut input) = input.filter(|_| config.stdin) else {
+        return std::future::pending().await;
+    };
     while let Some(bytes) = input.recv().await {
         if container.io.write(&bytes).await.is_err() {
-            return;
+            return std::future::pending().await;
         }
     }
-    if container.config().stdin_once {
+    if config.stdin_once && !config.tty {
         container.io.close_stdin().await;
         let _ = task.close_stdin("").await;
+        std::future::pending().await
     }
 }
