@@ -1,12 +1,13 @@
 //! PodSandboxStats, ListPodSandboxStats and StreamPodSandboxStats.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use api_protos::runtime::v1::{
     CpuUsage, LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage,
     PodSandboxAttributes, PodSandboxStats, PodSandboxStatsFilter, ProcessUsage,
 };
+
+use futures_util::{StreamExt, stream};
 
 use super::selected;
 use crate::blocking::blocking;
@@ -15,6 +16,8 @@ use crate::cri::store::{Pod, Sample};
 use crate::cri::{Cri, nanoseconds, netns};
 use crate::error::{Context as _, Error, Kind, Result};
 
+/// How many pods are asked at a time.
+const CONCURRENT: usize = 16;
 /// The pod's main interface.
 const DEFAULT: &str = "eth0";
 
@@ -27,21 +30,21 @@ pub async fn of_id(cri: &Cri, id: &str) -> Result<PodSandboxStats> {
 /// Returns what the pods use that the filter asks for; those that cannot be asked are left out.
 pub async fn list(cri: &Cri, filter: Option<PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
     let filter = filter.unwrap_or_default();
-    let pods = match filter.id.as_str() {
+    let mut pods = match filter.id.as_str() {
         "" => cri.store.pods(),
         id => cri.store.pod(id).into_iter().collect(),
     };
-    let wanted = |pod: &&Arc<Pod>| {
-        pod.record().ready && selected(&pod.config().labels, &filter.label_selector)
-    };
-    let mut all = Vec::new();
-    for pod in pods.iter().filter(wanted) {
-        match of(cri, pod).await {
-            Ok(stats) => all.push(stats),
-            Err(error) => tracing::debug!(id = pod.id, "stats of a pod: {error:#}"),
-        }
-    }
-    all
+    pods.retain(|pod| pod.record().ready && selected(&pod.config().labels, &filter.label_selector));
+    // Each waits for its shim and its network: many at a time, in their order.
+    let asked = pods.into_iter().map(|pod| async move {
+        let told = of(cri, &pod).await;
+        told.inspect_err(|error| tracing::debug!(id = pod.id, "stats of a pod: {error:#}"))
+    });
+    let answers = stream::iter(asked).buffered(CONCURRENT);
+    answers
+        .filter_map(|told| std::future::ready(told.ok()))
+        .collect()
+        .await
 }
 
 async fn of(cri: &Cri, pod: &Pod) -> Result<PodSandboxStats> {
@@ -52,12 +55,13 @@ async fn of(cri: &Cri, pod: &Pod) -> Result<PodSandboxStats> {
     }
     let config = record.config.unwrap_or_default();
     let containers = cri.store.containers_of(&pod.id);
-    let containers = stats::all(cri, containers).await;
-    let sandbox = stats::usage(cri, &pod.id).await.unwrap_or_default();
-    let network = {
-        let path = record.netns.clone();
-        blocking(move || interfaces(&path)).await.ok()
-    };
+    let path = record.netns.clone();
+    let (containers, sandbox, network) = tokio::join!(
+        stats::all(cri, containers),
+        stats::usage(cri, &pod.id),
+        blocking(move || interfaces(&path)),
+    );
+    let (sandbox, network) = (sandbox.unwrap_or_default(), network.ok());
     Ok(PodSandboxStats {
         attributes: Some(PodSandboxAttributes {
             id: pod.id.clone(),
