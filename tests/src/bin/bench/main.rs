@@ -6,6 +6,7 @@
 mod counts;
 mod docker;
 mod engine;
+mod kubernetes;
 mod memory;
 mod oci;
 mod plot;
@@ -53,6 +54,13 @@ const fn docker(names: &'static [&'static str], measure: fn(&Bench) -> Vec<Row>)
     }
 }
 
+const fn kubernetes(names: &'static [&'static str], measure: fn(&Bench) -> Vec<Row>) -> Group {
+    Group {
+        suite: "kubernetes",
+        ..group(names, measure)
+    }
+}
+
 const GROUPS: &[Group] = &[
     group(oci::RUN, oci::run),
     group(oci::EXEC, oci::exec),
@@ -68,6 +76,18 @@ const GROUPS: &[Group] = &[
     docker(docker::BUILD, docker::build),
     docker(docker::PULL_GRAPH_DRIVER, docker::pull_by_graph_driver),
     docker(docker::PULL_IMAGE_STORE, docker::pull_to_image_store),
+    kubernetes(kubernetes::ALONE, kubernetes::alone),
+    kubernetes(
+        kubernetes::ALONE_WITH_NETWORK,
+        kubernetes::alone_with_network,
+    ),
+    kubernetes(kubernetes::TOGETHER, kubernetes::together),
+    kubernetes(
+        kubernetes::TOGETHER_WITH_NETWORK,
+        kubernetes::together_with_network,
+    ),
+    kubernetes(kubernetes::MANY, kubernetes::many),
+    kubernetes(kubernetes::LOOKS, kubernetes::looks),
 ];
 
 fn main() -> ExitCode {

@@ -40,6 +40,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// Returns the value below which this part of all are, or the nearest above.
+pub fn quantile(mut values: Vec<f64>, part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as f64 * part).ceil() as usize;
+    values.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
+}
+
 /// Runs a program that must succeed and returns how many milliseconds it took.
 pub fn milliseconds(command: &mut Command) -> f64 {
     seconds(command) * 1e3
