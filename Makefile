@@ -1,5 +1,5 @@
 # The commands that matter: `make test` runs everything that is tested.
-.PHONY: mutants release test torture soak test-docker test-nerdctl test-cri test-kubelet demo bench lint deny peers
+.PHONY: mutants release test torture soak test-docker test-nerdctl test-cri test-kubelet test-cluster demo bench lint deny peers
 
 test:
 	@bash tests/run
@@ -39,6 +39,12 @@ test-kubelet:
 	@bash tests/peers
 	@bash tests/peers-kubelet
 	CORTEN_TESTS_KUBELET=1 cargo test -p tests --test cases cri::kubelet
+
+# A cluster of one node, from Kubernetes' own programs, on upstream containerd and on cortend; builds them the first time.
+test-cluster:
+	@bash tests/peers
+	@bash tests/peers-cluster
+	CORTEN_TESTS_CLUSTER=1 cargo test -p tests --test cases cri::cluster -- --test-threads=1
 
 # Our programs as they are released, without shared libraries, in target/<host>/release.
 release:

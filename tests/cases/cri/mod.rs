@@ -1,5 +1,6 @@
 //! CRI by crictl and by a kubelet: upstream's containerd first, then cortend, and the same of both.
 
+mod cluster;
 mod critest;
 mod devices;
 mod kubelet;

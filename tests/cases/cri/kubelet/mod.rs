@@ -1,4 +1,4 @@
-//! A kubelet of its own, with static pods and no API server, on a node.
+//! A kubelet on a node; the cases here are those of its static pods, without an API server.
 //!
 //! Its build takes many minutes, and each case some dozen seconds, so they run only when they are asked for: `make test-kubelet`.
 
@@ -22,7 +22,9 @@ use super::node::{Node, Programs};
 /// How long anything that a kubelet does may take: what has ended it removes once in a minute.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The kubelet's name for its node, which it appends to the names of static pods.
-const NAME: &str = "here";
+pub const NAME: &str = "here";
+/// The node's address, which is no other's: the network is its own.
+pub const ADDRESS: &str = "10.77.0.1";
 /// How large a log may grow before another file takes its place.
 const LOG_SIZE: usize = 64 << 10;
 /// What a kubelet sets in the kernel for the whole machine.
@@ -37,10 +39,12 @@ const TUNABLES: [(&str, &str); 6] = [
 
 /// A kubelet on a node; both end when it is dropped.
 #[derive(Debug)]
-struct Kubelet {
-    node: Node,
+pub struct Kubelet {
+    pub node: Node,
     program: PathBuf,
     child: Option<Child>,
+    /// How it finds its API server, if it has one.
+    pub server: Option<PathBuf>,
 }
 
 /// Runs a case with a kubelet on upstream's node and on ours; what it returns must be the same.
@@ -52,11 +56,12 @@ fn same<T: PartialEq + std::fmt::Debug>(case: impl Fn(&mut Kubelet) -> T) {
     let Some(programs) = Programs::or_skip() else {
         return;
     };
-    let Some(folder) = peers::folder("kubelet.env", "PEERS_KUBELET") else {
-        return print_skip("needs a kubelet: run tests/peers-kubelet");
+    let Some(program) = program_or_skip() else {
+        return;
     };
     let run = |engine| {
-        let mut kubelet = Kubelet::start(engine, &programs, folder.join("kubelet"));
+        let mut kubelet = Kubelet::make(engine, &programs, program.clone());
+        kubelet.spawn();
         let result = case(&mut kubelet);
         kubelet.end();
         result
@@ -66,35 +71,47 @@ fn same<T: PartialEq + std::fmt::Debug>(case: impl Fn(&mut Kubelet) -> T) {
     assert_eq!(ours, upstream, "ours on the left, upstream's on the right");
 }
 
+/// Returns the kubelet, or prints why the test is skipped.
+pub fn program_or_skip() -> Option<PathBuf> {
+    let folder = peers::folder("kubelet.env", "PEERS_KUBELET");
+    if folder.is_none() {
+        print_skip("needs a kubelet: run tests/peers-kubelet");
+    }
+    Some(folder?.join("kubelet"))
+}
+
 impl Kubelet {
-    fn start(engine: Engine, programs: &Programs, program: PathBuf) -> Kubelet {
+    /// Makes a node and all that a kubelet needs on it; [`Kubelet::spawn`] starts that.
+    pub fn make(engine: Engine, programs: &Programs, program: PathBuf) -> Kubelet {
         let network = Network::with_state();
         let node = Node::start_with_images(engine, programs, network);
-        let mut kubelet = Kubelet {
+        let kubelet = Kubelet {
             node,
             program,
             child: None,
+            server: None,
         };
         kubelet.make_view();
         fs::create_dir(kubelet.folder("manifests")).expect("make a folder");
         kubelet.write_configuration();
-        kubelet.spawn();
         kubelet
     }
 
     /// Returns a path in the folder of the node.
-    fn folder(&self, name: &str) -> PathBuf {
+    pub fn folder(&self, name: &str) -> PathBuf {
         self.node.daemon.folder().join(name)
     }
 
-    /// Has the programs of the node see the kernel as a kubelet wants it and logs of their own, and makes its control group.
+    /// Has the programs of the node see the kernel as a kubelet wants it and logs of their own, and makes its address and
+    /// its control group.
     ///
     /// So it changes nothing of the machine: it compares the kernel's settings with what it would write to them.
     fn make_view(&self) {
         let tunables = self.folder("tunables");
         // The kernel lets a user namespace have its own /proc only where there is one with nothing mounted over it.
-        let mut script = String::from(
-            "mount -t tmpfs tmpfs /var/log && mkdir /var/lib/proc && mount -t proc proc /var/lib/proc",
+        let mut script = format!(
+            "mount -t tmpfs tmpfs /var/log && mkdir /var/lib/proc && mount -t proc proc /var/lib/proc && \
+             ip link add node type bridge && ip address add {ADDRESS}/32 dev node && ip link set node up",
         );
         for (name, value) in TUNABLES {
             let file = tunables.join(name);
@@ -115,7 +132,7 @@ impl Kubelet {
         let configuration = json!({
             "kind": "KubeletConfiguration",
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "address": "127.0.0.1",
+            "address": "0.0.0.0",
             "port": api::PORT,
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
             "authorization": {"mode": "AlwaysAllow"},
@@ -144,7 +161,8 @@ impl Kubelet {
         fs::write(self.folder("kubelet.json"), configuration.to_string()).expect("write a file");
     }
 
-    fn spawn(&mut self) {
+    /// Starts the kubelet and waits until it answers.
+    pub fn spawn(&mut self) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -158,11 +176,14 @@ impl Kubelet {
             .arg(self.folder("kubelet"))
             .arg("--cert-dir")
             .arg(self.folder("pki"))
-            .args(["--hostname-override", NAME, "--node-ip", "127.0.0.1"])
+            .args(["--hostname-override", NAME, "--node-ip", ADDRESS])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate a descriptor"))
             .stderr(log)
             .process_group(0);
+        if let Some(server) = &self.server {
+            command.arg("--kubeconfig").arg(server);
+        }
         self.child = Some(command.spawn().expect("start the kubelet"));
         eventually("the kubelet answers", LIMIT, || {
             let child = self.child.as_mut().expect("just started");
@@ -172,8 +193,8 @@ impl Kubelet {
         });
     }
 
-    /// Ends the kubelet; its pods live on.
-    fn kill(&mut self) {
+    /// Ends the kubelet with no warning; its pods live on.
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -185,7 +206,7 @@ impl Kubelet {
     }
 
     /// Gives the kubelet a pod.
-    fn create(&self, name: &str, spec: &Value) {
+    pub fn create(&self, name: &str, spec: &Value) {
         let mut spec = spec.clone();
         // Most of what runs here does not listen to the signal.
         if spec["terminationGracePeriodSeconds"].is_null() {
@@ -213,13 +234,13 @@ impl Kubelet {
     }
 
     /// Takes a pod from the kubelet.
-    fn delete(&self, name: &str) {
+    pub fn delete(&self, name: &str) {
         fs::remove_file(self.manifest(name)).expect("remove a file");
     }
 
     /// Takes all pods from the kubelet, which must leave nothing of them that runs, and ends it.
     #[track_caller]
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         let manifests = fs::read_dir(self.folder("manifests")).expect("read a folder");
         for manifest in manifests.flatten() {
             fs::remove_file(manifest.path()).expect("remove a file");
@@ -275,7 +296,7 @@ impl Kubelet {
 
     /// Waits for something, and tells what the kubelet has written if it does not come.
     #[track_caller]
-    fn wait<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
         eventually(what, LIMIT, || {
             let found = look();
             std::thread::sleep(Duration::from_millis(200));
@@ -318,6 +339,6 @@ fn of_container<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// Returns a container that runs a script.
-fn script(name: &str, script: &str) -> Value {
+pub fn script(name: &str, script: &str) -> Value {
     json!({"name": name, "command": ["sh", "-c", script]})
 }
