@@ -183,8 +183,23 @@ impl Client<'_> {
             Some(seen) => seen == before.state || started.may_be(seen),
         };
         self.settle(name, allowed)?;
-        self.insist(&format!("docker start {name}"))?;
         self.known(name).state = State::Running;
+        self.start_again(name)
+    }
+
+    /// Starts a container whose start was lost.
+    ///
+    /// Docker 28.5 disposes of what was half started, and takes its end for that of what it starts then (moby#46212): it
+    /// believes that the container has ended, or starts it again and again. Such a container can only be removed.
+    fn start_again(&mut self, name: &str) -> Result {
+        self.insist(&format!("docker start {name}"))?;
+        let count = format!(
+            "id=$(docker inspect -f '{{{{.Id}}}}' {name}) || exit; grep -c \"already exists with the same ID.* container=$id\" ../dockerd.log || true"
+        );
+        if self.insist(&count)?.trim() != "0" {
+            self.put_away(name)?;
+            self.world.containers.remove(name);
+        }
         Ok(())
     }
 
@@ -208,9 +223,10 @@ impl Client<'_> {
 
     /// Removes what `docker run --rm` left: it goes by itself, unless dockerd could not reach the daemon at that moment.
     fn put_away(&mut self, name: &str) -> Result {
-        let remove = format!("docker rm -f {name}");
-        // Dockerd may be about to do the same.
-        self.insist(&format!("{remove} 2>&1 || {{ sleep 1; {remove}; }}"))?;
+        // Dockerd may be about to do the same, or to start it.
+        self.insist(&format!(
+            "for i in $(seq 10); do docker rm -f {name} 2>&1 && exit; sleep 1; done; exit 1"
+        ))?;
         self.settle(name, |seen| seen.is_none()).map(|_| ())
     }
 
@@ -286,8 +302,7 @@ impl Client<'_> {
     fn finish_restart(&mut self, name: &str) -> Result {
         let known = self.known(name);
         known.starts = None;
-        self.insist(&format!("docker start {name}"))?;
-        Ok(())
+        self.start_again(name)
     }
 
     fn pause(&mut self, name: &str) -> Result {
@@ -430,10 +445,16 @@ impl Client<'_> {
         if !self.world.containers(ending).is_empty() {
             return Ok(());
         }
-        self.insist(&format!(
-            "docker container prune -f --filter label=soak=c{}",
+        // Dockerd prunes for one client at a time, and nothing where it finds what it has half removed.
+        let line = format!(
+            "flock prune docker container prune -f --filter label=soak=c{}",
             self.number
-        ))?;
+        );
+        if matches!(self.ask(&line)?, Answer::Lost) {
+            for name in self.world.containers(|known| !known.may_run()) {
+                self.remove(&name, "docker rm -f")?;
+            }
+        }
         self.world.containers.retain(|_, known| known.may_run());
         self.look()
     }
