@@ -12,7 +12,7 @@ use clap_mangen::Man;
 use crate::client::Client;
 use crate::commands::{
     containers, content, doctor, events, images, info, leases, namespaces, oci, plugins, run,
-    snapshots, tasks, version,
+    snapshots, tasks, trace, version,
 };
 use crate::fifo;
 use crate::format::parse_duration;
@@ -85,6 +85,9 @@ enum Asking {
     #[command(subcommand, visible_aliases = ["image", "i"])]
     Images(images::Command),
     Run(Box<run::Options>),
+    /// Show where the time of a start goes
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Work with the processes of containers
     #[command(subcommand, visible_aliases = ["task", "t"])]
     Tasks(tasks::Command),
@@ -187,6 +190,7 @@ impl Cli {
         };
         let done = match command {
             Asking::Run(options) => return run::run(&session, *options).await,
+            Asking::Trace(command) => return trace::run(&session, command).await,
             Asking::Tasks(command) => return tasks::run(&session, command).await,
             Asking::Version => version::run(&session).await,
             Asking::Images(command) => images::run(&session, command).await,

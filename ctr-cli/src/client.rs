@@ -22,11 +22,13 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use crate::trace::{Noted, Recorder};
+
 /// What containerd and its clients accept as one message.
 const MESSAGE_MAX: usize = 16 << 20;
 
 /// A channel whose requests say who asks.
-pub type Service = InterceptedService<Channel, Identity>;
+pub type Service = InterceptedService<Noted, Identity>;
 
 /// What every request carries.
 #[derive(Debug, Clone)]
@@ -53,7 +55,7 @@ impl Interceptor for Identity {
 /// The daemon, as one namespace sees it.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    channel: Noted,
     identity: Identity,
 }
 
@@ -108,12 +110,15 @@ impl Client {
                 .unwrap_or_else(|_| Err(anyhow!("no answer within {limit:?}"))),
         };
         Ok(Client {
-            channel: channel.with_context(|| {
-                format!(
-                    "connect to the daemon at {} (another: --address)",
-                    path.display()
-                )
-            })?,
+            channel: Noted {
+                channel: channel.with_context(|| {
+                    format!(
+                        "connect to the daemon at {} (another: --address)",
+                        path.display()
+                    )
+                })?,
+                recorder: None,
+            },
             identity: Identity {
                 namespace,
                 lease: None,
@@ -132,6 +137,13 @@ impl Client {
         let mut client = self.clone();
         client.identity.lease = Some(lease.parse().context("a lease's name is a header")?);
         Ok(client)
+    }
+
+    /// Returns this client with somebody who notes its calls.
+    pub fn recorded(&self, recorder: Recorder) -> Client {
+        let mut client = self.clone();
+        client.channel.recorder = Some(recorder);
+        client
     }
 
     /// Returns this client without a limit of time, for what lasts as long as a container does.

@@ -14,5 +14,6 @@ pub mod spec;
 pub mod stream;
 pub mod table;
 pub mod terminal;
+pub mod trace;
 pub mod transfer;
 pub mod unpack;

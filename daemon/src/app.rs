@@ -47,6 +47,7 @@ use crate::tasks::command::Caller;
 use crate::tasks::resolve::Resolver;
 use crate::tasks::shims::Shims;
 use crate::tasks::{self, Tasks};
+use crate::trace::Traced;
 use crate::transfer::{self, Transfer};
 
 /// Windows that let whole chunks of content travel without waiting for leave.
@@ -517,6 +518,7 @@ impl App {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .trace_fn(span)
             .layer(option_layer(calls))
+            .layer(Traced)
             .add_routes(self.services.routes())
             .serve_with_incoming_shutdown(connections, shutdown)
             .await

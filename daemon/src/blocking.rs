@@ -3,6 +3,7 @@
 use tracing::Span;
 
 use crate::error::{Error, Kind, Result};
+use crate::trace;
 
 /// Runs `work` on a thread that may block and returns its result.
 pub async fn blocking<T, F>(work: F) -> Result<T>
@@ -10,8 +11,8 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    let span = Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(work))
+    let (span, trace) = (Span::current(), trace::current());
+    tokio::task::spawn_blocking(move || span.in_scope(|| trace::within(trace, work)))
         .await
         .unwrap_or_else(|error| {
             Err(Error::new(

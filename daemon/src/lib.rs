@@ -35,4 +35,5 @@ pub mod streaming;
 pub mod takeover;
 pub mod tasks;
 pub mod time;
+pub mod trace;
 pub mod transfer;

@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["events", "streaming"],
     &["context", "filter", "blocking"],
     &["labels", "digest", "head"],
-    &["error", "media", "time", "histogram"],
+    &["error", "media", "time", "histogram", "trace"],
 ];
 
 fn root() -> &'static Path {

@@ -14,4 +14,5 @@ pub mod plugins;
 pub mod run;
 pub mod snapshots;
 pub mod tasks;
+pub mod trace;
 pub mod version;

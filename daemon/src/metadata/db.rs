@@ -12,6 +12,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use super::changes::{Changed, Changes, Journal, Staged, Watch};
 use super::records::Namespace;
 use crate::error::{Error, Kind, Result};
+use crate::trace;
 use sys::failpoint;
 
 const OBJECTS: TableDefinition<(u8, &str, &str), &[u8]> = TableDefinition::new("objects");
@@ -160,6 +161,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_, '_>) -> Result<T> + Send + 'static,
     {
+        let _span = trace::span("commit metadata");
         let (answer, done) = sync_channel(1);
         let journal = self.journal.clone();
         let job: Job = Box::new(move |objects| {

@@ -25,6 +25,7 @@ use crate::filter::{self, Fields, Filter};
 use crate::labels::{self, Labels, SNAPSHOT_PREFIX, SNAPSHOT_REF};
 use crate::metadata::{Read, Snapshot, Store, Table, Tx, leases};
 use crate::time::now;
+use crate::trace;
 use prost_types::Timestamp;
 use proxy::Proxy;
 
@@ -297,10 +298,12 @@ impl Snapshots {
         let proxy = self.inner.proxies.get(snapshotter);
         let _not_swept = proxy.map(|proxy| proxy.keep()).transpose()?;
         let kept = inherited(&new.labels);
+        let span = trace::span("make the snapshot");
         let made = match kind {
             Kind::View => backend.view(&name, &parent, &kept),
             _ => backend.prepare(&name, &parent, &kept),
         };
+        drop(span);
         let mounts = match made {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err(self.adopt(&new, backend.as_ref(), &parent)?);

@@ -43,6 +43,7 @@ use crate::diff::Diff;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::filter::{self, Fields, Filter};
 use crate::metadata::{Container, Containers, Descriptor, Sandboxes};
+use crate::trace;
 pub use config::Config;
 pub use exit::Exit;
 pub use limits::Limits;
@@ -113,7 +114,7 @@ impl Tasks {
         let hold = self.shims.hold(context.namespace(), id)?;
         let (tasks, (answer, answered)) = (self.clone(), oneshot::channel());
         let context = context.clone();
-        tokio::spawn(async move {
+        trace::spawn(async move {
             let created = tasks.make(context, hold, container, create).await;
             if let Err(Ok((_, task))) = answer.send(created) {
                 tracing::info!(id = task.id(), "delete a task that nobody waits for");

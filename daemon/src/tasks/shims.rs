@@ -29,6 +29,7 @@ use super::task;
 use crate::blocking::blocking;
 use crate::error::{Context, Error, Kind, Result};
 use crate::events::Exchange;
+use crate::trace;
 use sys::failpoint;
 
 type Name = (String, String);
@@ -149,6 +150,7 @@ impl Shims {
             .context(|| "failed to resolve runtime path")?;
         let (inner, (namespace, id)) = (self.inner.clone(), hold.name.clone());
         let path = binary.clone();
+        let span = trace::span("write the bundle");
         let bundle = blocking(move || {
             let bundle = inner.folders.create(&namespace, &id, &spec)?;
             let written = bundle.write_binary(&path);
@@ -158,6 +160,7 @@ impl Shims {
             written.map(|()| bundle)
         })
         .await?;
+        drop(span);
         let started = self.launch(&bundle, &binary, options).await;
         if started.is_err() {
             // It may run, though nothing came of it here.
@@ -170,11 +173,14 @@ impl Shims {
     async fn launch(&self, bundle: &Bundle, binary: &Path, options: Option<&Any>) -> Result<Shim> {
         let log = log::follow(bundle)?;
         failpoint!("tasks.create.launch");
+        let span = trace::span("start the shim");
         let endpoint = self.inner.caller.start(binary, bundle, options).await?;
+        drop(span);
         failpoint!("tasks.create.launched");
         let (written, address) = (bundle.clone(), endpoint.clone());
         blocking(move || written.write_endpoint(&address)).await?;
         failpoint!("tasks.create.connect");
+        let _span = trace::span("connect to the shim");
         let limits = self.limits();
         Shim::connect(
             bundle.clone(),

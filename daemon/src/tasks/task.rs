@@ -13,6 +13,7 @@ use super::shim::{CHANGE, LONG, Shim};
 use super::shims::Shims;
 use crate::blocking::blocking;
 use crate::error::{Context, Error, Kind, Result};
+use crate::trace;
 use sys::failpoint;
 
 const SIGKILL: u32 = 9;
@@ -38,6 +39,7 @@ macro_rules! call {
 /// Has a shim make its task; returns the id of the first process.
 pub(super) async fn create(shim: &Shim, request: &CreateTaskRequest) -> Result<u32> {
     failpoint!("tasks.create.ask");
+    let _span = trace::span("have the shim create it");
     let created = call!(shim, Some(LONG), create, request.clone()).await?;
     failpoint!("tasks.create.made");
     Ok(created.pid)
@@ -93,6 +95,7 @@ impl Task {
             exec_id: exec_id.to_owned(),
         };
         failpoint!("tasks.start.ask");
+        let _span = trace::span("have the shim start it");
         let started = call!(self.shim, Some(CHANGE), start, request).await?;
         failpoint!("tasks.start.started");
         Ok(started.pid)

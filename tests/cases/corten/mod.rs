@@ -6,6 +6,7 @@ mod nouns;
 mod registries;
 mod run;
 mod tasks;
+mod trace;
 
 use std::time::Duration;
 
