@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod blob;
 pub mod cli;
 pub mod client;
 pub mod commands;

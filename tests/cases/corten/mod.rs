@@ -1,5 +1,6 @@
 //! `corten` at work: the same cases against our daemon and upstream's.
 
+mod convert;
 mod doctor;
 mod events;
 mod nouns;

@@ -2,15 +2,13 @@
 
 use std::io::Read;
 
-use anyhow::{Context as _, Result, anyhow};
-use api_protos::containerd::services::content::v1::{WriteAction, WriteContentRequest};
+use anyhow::{Context as _, Result};
 use clap::Args;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
+use crate::blob::Writer;
 use crate::cli::Session;
-use crate::client::Doing as _;
 use crate::commands::output::print_line;
+use crate::format::parse_labels;
 
 /// How many bytes one message carries at most.
 const CHUNK: usize = 1 << 20;
@@ -39,49 +37,19 @@ pub struct Options {
 /// Writes.
 pub async fn run(session: &Session, options: Options) -> Result<()> {
     let what = || format!("write content {}", options.reference);
-    let (sender, requests) = mpsc::channel(1);
-    let mut service = session.client.content();
-    let call = service.write(ReceiverStream::new(requests));
-    // The daemon answers when it has seen the first message, so call and messages go side by side.
-    let first = WriteContentRequest {
-        action: WriteAction::Stat.into(),
-        r#ref: options.reference.clone(),
-        total: options.expected_size,
-        expected: options.expected_digest.clone(),
-        ..Default::default()
-    };
-    sender.send(first).await.with_context(what)?;
-    let mut answers = call.await.doing(what)?.into_inner();
-    answers.message().await.doing(what)?;
-    let mut offset = 0;
+    let (size, digest) = (options.expected_size, &options.expected_digest);
+    let mut writer = Writer::open(&session.client, &options.reference, size, digest).await?;
     let mut buffer = vec![0; CHUNK];
-    let digest = loop {
+    loop {
         let count = read_full(&mut buffer).with_context(|| "read standard input")?;
-        let done = count < CHUNK;
-        let action = if done {
-            WriteAction::Commit
-        } else {
-            WriteAction::Write
-        };
-        let request = WriteContentRequest {
-            action: action.into(),
-            r#ref: options.reference.clone(),
-            total: options.expected_size,
-            expected: options.expected_digest.clone(),
-            offset,
-            data: buffer[..count].to_vec().into(),
-            labels: crate::format::parse_labels(&options.label),
-        };
-        // What is wrong is told by the answer if the daemon reads no further.
-        let sent = sender.send(request).await;
-        let answer = answers.message().await.doing(what)?;
-        sent.with_context(what)?;
-        offset += count as i64;
-        if done {
-            break answer.map(|answer| answer.digest);
+        let written = writer.write(buffer[..count].to_vec()).await;
+        written.with_context(what)?;
+        if count < CHUNK {
+            break;
         }
-    };
-    print_line(&digest.ok_or_else(|| anyhow!("{}: the daemon ended the write", what()))?)
+    }
+    let committed = writer.commit(parse_labels(&options.label)).await;
+    print_line(&committed.with_context(what)?)
 }
 
 /// Fills the buffer unless the input ends; returns how much there is.

@@ -1,6 +1,7 @@
 //! `corten images`
 
 pub mod check;
+pub mod convert;
 pub mod export;
 pub mod import;
 pub mod list;
@@ -38,6 +39,7 @@ pub enum Command {
     Export(export::Options),
     List(list::Options),
     Check(check::Options),
+    Convert(convert::Options),
     /// Show an image's record, manifest and configuration, as JSON
     Inspect {
         /// For another platform, as linux/arm64 [default: this machine's]
@@ -99,7 +101,11 @@ pub enum Command {
 pub async fn run(session: &Session, command: Command) -> Result<()> {
     if !matches!(
         command,
-        Command::Pull(_) | Command::Push(_) | Command::Import(_) | Command::Export(_)
+        Command::Pull(_)
+            | Command::Push(_)
+            | Command::Import(_)
+            | Command::Export(_)
+            | Command::Convert(_)
     ) {
         return run_with(session, command).await;
     }
@@ -124,6 +130,7 @@ async fn run_with(session: &Session, command: Command) -> Result<()> {
         Command::Export(options) => export::run(session, options).await,
         Command::List(options) => list::run(session, options).await,
         Command::Check(options) => check::run(session, options).await,
+        Command::Convert(options) => convert::run(session, options).await,
         Command::Inspect { platform, name } => inspect(session, platform.as_deref(), &name).await,
         Command::Usage { snapshotter, name } => {
             let client = &session.client;
