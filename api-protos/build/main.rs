@@ -6,12 +6,14 @@ use std::{env, fs, io};
 mod ttrpc;
 
 /// Services that are spoken over ttrpc; the daemon speaks some of them over gRPC as well.
-const TTRPC_SERVICES: [&str; 5] = [
+const TTRPC_SERVICES: [&str; 7] = [
     "containerd.runtime.sandbox.v1.Sandbox",
     "containerd.services.events.ttrpc.v1.Events",
     "containerd.services.streaming.v1.Streaming",
     "containerd.task.v2.Task",
     "containerd.task.v3.Task",
+    "nri.pkg.api.v1alpha1.Plugin",
+    "nri.pkg.api.v1alpha1.Runtime",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -72,7 +74,10 @@ impl prost_build::ServiceGenerator for Services {
         if self.ttrpc && TTRPC_SERVICES.contains(&name.as_str()) {
             ttrpc::generate(&service, buf);
         }
-        if let Some(grpc) = &mut self.grpc {
+        // NRI is never spoken over gRPC.
+        if let Some(grpc) = &mut self.grpc
+            && !name.starts_with("nri.")
+        {
             grpc.generate(service, buf);
         }
     }

@@ -1,4 +1,4 @@
-//! Wire types of containerd's services, its shim API and CRI v1, one module per proto package.
+//! Wire types of containerd's services, its shim API, CRI v1 and NRI, one module per proto package.
 //!
 //! `containerd::services::content::v1` is package `containerd.services.content.v1`, and so on. With feature
 //! `grpc`, each service has its tonic client and server beside its messages; with feature `ttrpc`, the services that

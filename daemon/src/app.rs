@@ -33,6 +33,7 @@ use crate::metadata::{Containers, Images, Leases, Namespaces, Sandboxes, Store};
 use crate::metrics::calls::Calls;
 use crate::metrics::serve::{self, Pages};
 use crate::metrics::{Metrics, Started};
+use crate::nri;
 use crate::plugin::Kind;
 use crate::plugins::{Plugin, Plugins};
 use crate::restart::origin::Origin;
@@ -61,6 +62,7 @@ const EVENT: &str = "io.containerd.event.v1";
 const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
+const NRI: &str = "io.containerd.nri.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
 const MONITOR: &str = "io.containerd.monitor.container.v1";
 const RUNTIME: &str = "io.containerd.runtime.v2";
@@ -325,6 +327,8 @@ fn cri(
     let mut unknown = Vec::new();
     let made = cri::config::Config::read(&config.plugins, &mut unknown).and_then(|settings| {
         let (root, state) = (&config.root, &config.state);
+        let mut nri = nri::Config::read(config.plugins.get(nri::config::PLUGIN), state)?;
+        nri.disable |= config.disabled.iter().any(|uri| uri == nri::config::PLUGIN);
         let parts = cri::Parts {
             events: parts.events.clone(),
             content: parts.content.clone(),
@@ -336,6 +340,7 @@ fn cri(
             collector: parts.collector.clone(),
             tasks: parts.tasks.clone(),
             transfer: transfer.clone(),
+            nri,
             version: services::version::VERSION,
         };
         Cri::new(parts, settings, root, state)
@@ -350,7 +355,8 @@ fn cri(
     match made {
         Ok(made) => {
             plugins.record(images);
-            plugins.record(runtime);
+            plugins.record(runtime.requires(&[NRI]));
+            plugins.record(Plugin::new(NRI, "nri"));
             Some(Arc::new(made))
         }
         Err(error) => {

@@ -24,6 +24,7 @@ pub mod media;
 pub mod metadata;
 pub mod metrics;
 pub mod notify;
+pub mod nri;
 pub mod plugin;
 pub mod plugins;
 pub mod registry;

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["takeover"],
     &["app"],
     &["services", "cri"],
-    &["transfer", "sandbox", "restart", "metrics"],
+    &["transfer", "sandbox", "restart", "metrics", "nri"],
     &["images", "tasks"],
     &["registry", "gc", "diff"],
     &["content", "snapshots"],

@@ -239,6 +239,10 @@ impl Daemon {
             Engine::Containerd1 => {
                 format!("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n{config}")
             }
+            // Where a case has settings for it, its NRI has a socket of its own.
+            Engine::Containerd2 if config.contains("io.containerd.nri.v1") => {
+                format!("version = 3\n{config}")
+            }
             Engine::Containerd2 if config.contains("io.containerd.cri.v1") => {
                 format!("version = 3\ndisabled_plugins = [\"io.containerd.nri.v1.nri\"]\n{config}")
             }

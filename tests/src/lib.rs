@@ -15,6 +15,7 @@ pub mod image;
 pub mod leftovers;
 pub mod network;
 pub mod node;
+pub mod nri;
 pub mod peers;
 pub mod random;
 pub mod registry;

@@ -48,7 +48,7 @@ pub struct Node {
     pub image: String,
     programs: Programs,
     _registry: Option<Registry>,
-    /// The node's settings: of its network, and of its devices.
+    /// The node's settings: of its network, its devices, and its plugins.
     settings: tempfile::TempDir,
 }
 
@@ -65,19 +65,35 @@ impl Node {
     /// Starts a node in this network, which has its images already.
     pub fn start_with_images(engine: Engine, programs: &Programs, network: Network) -> Node {
         let node = Node::start_in(engine, programs, Some(network), "");
-        let ctr = node.daemon.ctr().in_namespace("k8s.io");
+        node.import();
+        node
+    }
+
+    /// Starts a node like [`Node::start`], in whose folder of settings something is prepared.
+    pub fn start_prepared(
+        engine: Engine,
+        programs: &Programs,
+        prepare: impl FnOnce(&Path),
+    ) -> Node {
+        let network = Some(Network::new());
+        let node = Node::launch(engine, programs, network, "", prepare);
+        node.import();
+        node
+    }
+
+    fn import(&self) {
+        let ctr = self.daemon.ctr().in_namespace("k8s.io");
         let pause = Image::busybox_recipe()
             .config("Entrypoint", json!(["/bin/sleep"]))
             .config("Cmd", json!(["1000000"]))
             .build();
         for (name, image) in [(BUSYBOX, Image::busybox()), (PAUSE, pause)] {
-            let archive = image.write_archive(node.daemon.folder(), name);
+            let archive = image.write_archive(self.daemon.folder(), name);
             ctr.ok(&["images", "import", &archive.display().to_string()]);
             eventually("the image is known", Duration::from_secs(20), || {
-                (node.run(&["inspecti", name]).code == Some(0)).then_some(())
+                (self.run(&["inspecti", name]).code == Some(0)).then_some(())
             });
         }
-        node
     }
 
     /// Starts a node that pulls its images from a registry, and whose network is the machine's: it is to run no pods.
@@ -98,9 +114,20 @@ impl Node {
         network: Option<Network>,
         settings: &str,
     ) -> Node {
+        Node::launch(engine, programs, network, settings, |_| {})
+    }
+
+    fn launch(
+        engine: Engine,
+        programs: &Programs,
+        network: Option<Network>,
+        settings: &str,
+        prepare: impl FnOnce(&Path),
+    ) -> Node {
         let folder = tempfile::Builder::new().prefix("corten-cri-").tempdir();
         let folder = folder.expect("make a folder");
         let conf = folder.path();
+        prepare(conf);
         let list = json!({
             "cniVersion": "1.0.0",
             "name": format!("net-{}", std::process::id()),
@@ -129,6 +156,10 @@ impl Node {
              [plugins.'io.containerd.cri.v1.runtime'.cni]\n\
              bin_dir = '{bin}'\n\
              conf_dir = '{conf}'\n\
+             [plugins.'io.containerd.nri.v1.nri']\n\
+             socket_path = '{conf}/nri.sock'\n\
+             plugin_path = '{conf}/nri'\n\
+             plugin_config_path = '{conf}/nri.d'\n\
              {settings}",
             bin = bin.display(),
             conf = conf.display(),
@@ -163,6 +194,11 @@ impl Node {
         let path = self.settings.path().join(name);
         fs::create_dir_all(path.parent().expect("it is in a folder")).expect("make a folder");
         fs::write(path, text).expect("write a file");
+    }
+
+    /// Returns the socket that plugins of NRI connect to.
+    pub fn nri(&self) -> PathBuf {
+        self.settings.path().join("nri.sock")
     }
 
     /// Returns the folder of crictl and critest.

@@ -8,6 +8,7 @@ mod context;
 mod error;
 pub mod frame;
 pub mod message;
+pub mod mux;
 mod server;
 mod stream;
 

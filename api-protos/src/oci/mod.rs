@@ -3,6 +3,8 @@
 pub mod cdi;
 pub mod seccomp;
 
+use std::path::{Component, Path};
+
 use serde_json::{Value, json};
 use sys::device::Device;
 
@@ -47,6 +49,32 @@ pub const READONLY_PATHS: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
+
+/// Returns a value as a list, which it becomes if it is none.
+pub fn list(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = json!([]);
+    }
+    value.as_array_mut().expect("made a list above")
+}
+
+/// Orders mounts so that one that is mounted into another comes after it, and leaves the rest of their order.
+pub fn sort_mounts(mounts: &mut [Value]) {
+    mounts.sort_by_key(|mount| depth(mount["destination"].as_str().unwrap_or_default()));
+}
+
+/// Returns how many folders deep a path is.
+fn depth(path: &str) -> usize {
+    let mut depth = 0_usize;
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    depth.max(1)
+}
 
 /// Returns a device of the host as a container has it at `destination`.
 pub fn device(device: &Device, destination: &str) -> Value {

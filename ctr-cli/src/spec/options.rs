@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use api_protos::oci::{self, cdi};
+use api_protos::oci::{self, cdi, list};
 use clap::Args;
 use serde_json::{Value, json};
 use sys::device::{self, Device};
@@ -177,14 +177,6 @@ impl SpecOptions {
 
 fn mounts(spec: &mut Value) -> &mut Vec<Value> {
     list(&mut spec["mounts"])
-}
-
-/// Returns a value as a list, which it becomes if it is none.
-fn list(value: &mut Value) -> &mut Vec<Value> {
-    if !value.is_array() {
-        *value = json!([]);
-    }
-    value.as_array_mut().expect("made an array above")
 }
 
 /// Lifts what holds a container back. Of capabilities it has those that we have: in a container, that is not all.

@@ -6,7 +6,7 @@
 //! | `spec/` | from what CRI says to OCI specifications: pure |
 //! | `state.rs`, `store.rs` | the states of a container; pods and containers, in memory and on disk |
 //! | `launch.rs`, `rootfs.rs`, `io.rs`, `log.rs` | snapshots, records and tasks; users and volumes; output |
-//! | `cdi.rs` | devices by their names |
+//! | `cdi.rs`, `nri/` | devices by their names; what plugins are told, and what they want |
 //! | `cni.rs`, `netns.rs`, `userns.rs` | networks and the namespaces that are made before a pod |
 //! | `usage.rs` | what containers take of the disk, measured now and then |
 //! | `stream/` | exec, attach and port forwarding |
@@ -27,6 +27,7 @@ pub mod launch;
 pub mod log;
 pub mod metrics;
 pub mod netns;
+pub mod nri;
 pub mod pod;
 pub mod profile;
 pub mod restart;
@@ -43,17 +44,18 @@ pub mod userns;
 use std::future::Future;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api_protos::runtime::v1::ContainerEventResponse;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 use crate::content::Content;
 use crate::error::{Context, Error, Kind, Result};
 use crate::events::Exchange;
 use crate::gc::Collector;
 use crate::metadata::{Containers, Images, Leases, Sandboxes};
+use crate::nri::{Ask, Nri};
 use crate::snapshots::Snapshots;
 use crate::tasks::Tasks;
 use crate::transfer::Transfer;
@@ -80,6 +82,8 @@ pub struct Parts {
     pub collector: Collector,
     pub tasks: Tasks,
     pub transfer: Transfer,
+    /// The settings of what tells plugins.
+    pub nri: crate::nri::Config,
     /// The version that clients are told.
     pub version: &'static str,
 }
@@ -97,6 +101,9 @@ pub struct Cri {
     pub events: broadcast::Sender<Arc<ContainerEventResponse>>,
     pub streams: Streams,
     pub usages: Usages,
+    pub nri: Nri,
+    /// What plugins ask, until it is answered.
+    asks: Mutex<Option<mpsc::Receiver<Ask>>>,
 }
 
 impl Cri {
@@ -110,6 +117,7 @@ impl Cri {
         );
         let (snapshots, context) = (parts.snapshots.clone(), store.context.clone());
         let usages = Usages::new(snapshots, context, config.stats_period);
+        let (nri, asks) = Nri::new(parts.nri.clone(), parts.version);
         Ok(Self {
             store: Arc::new(store),
             library,
@@ -119,6 +127,8 @@ impl Cri {
             events: broadcast::Sender::new(events::BEHIND),
             streams: Streams::default(),
             usages,
+            nri,
+            asks: Mutex::new(Some(asks)),
             parts,
             config,
         })
@@ -127,6 +137,12 @@ impl Cri {
     /// Goes on with what an earlier daemon has left, and serves streams.
     pub async fn start(self: &Arc<Self>) -> Result<()> {
         restart::recover(self).await?;
+        let asks = self.asks.lock();
+        let asks = asks.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(asks) = asks {
+            tokio::spawn(nri::serve(self.clone(), asks));
+        }
+        self.nri.start().await;
         let cri = self.clone();
         tokio::spawn(async move {
             if let Err(error) = events::watch_memory(cri).await {

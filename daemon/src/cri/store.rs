@@ -61,6 +61,17 @@ pub struct PodRecord {
     pub pid: u32,
     #[prost(string, tag = "10")]
     pub image: String,
+    /// What plugins have been told last of it.
+    #[prost(enumeration = "Told", tag = "11")]
+    pub told: i32,
+}
+
+/// What plugins have been told last of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub enum Told {
+    Nothing = 0,
+    Run = 1,
+    Stopped = 2,
 }
 
 /// What does not change of a container.
@@ -187,6 +198,11 @@ impl Pod {
     /// Returns what is known of it now.
     pub fn record(&self) -> PodRecord {
         lock(&self.record).clone()
+    }
+
+    /// Changes what is known of it, to be written down with the next change.
+    pub fn note(&self, change: impl FnOnce(&mut PodRecord)) {
+        change(&mut lock(&self.record));
     }
 
     /// Returns its settings.

@@ -181,6 +181,7 @@ fn results(engine: Engine, programs: &Programs, registry: &Registry) -> BTreeMap
     critest
         .arg(format!("--runtime-endpoint={socket}"))
         .arg(format!("--image-endpoint={socket}"))
+        .arg(format!("--nri-socket={}", node.nri().display()))
         .arg(format!("--ginkgo.json-report={}", report.display()))
         .args(["--ginkgo.no-color", "--ginkgo.timeout=35m"]);
     if let Ok(focus) = std::env::var("CORTEN_TESTS_CRITEST_FOCUS") {

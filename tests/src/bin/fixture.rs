@@ -12,7 +12,8 @@ use tests::{Image, registry};
 const USAGE: &str = "usage:
   fixture push HOST:PORT REPOSITORY TAG [LAYER.tar.gz...]   push busybox with these layers above it
   fixture left FOLDER NAMESPACE                             print what is left; fail if anything is
-  fixture remove FOLDER NAMESPACE                           kill, unmount and remove what is left";
+  fixture remove FOLDER NAMESPACE                           kill, unmount and remove what is left
+  fixture nri                                               be a plugin of NRI, over standard input";
 
 fn main() -> ExitCode {
     match run() {
@@ -44,6 +45,10 @@ fn run() -> Result<ExitCode> {
         }
         ["remove", folder, namespace] => {
             Leftovers::remove(Path::new(folder), namespace);
+            Ok(ExitCode::SUCCESS)
+        }
+        ["nri"] => {
+            tests::nri::installed()?;
             Ok(ExitCode::SUCCESS)
         }
         _ => bail!("{USAGE}"),

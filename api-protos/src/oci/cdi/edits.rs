@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::{Context as _, Result};
 
 use super::file::{invalid, mode, nullable};
+use crate::oci::{device_rule, list, sort_mounts};
 
 /// The hooks of a container's life.
 const HOOKS: [&str; 6] = [
@@ -255,8 +255,7 @@ impl Edits {
             mounts.retain(|other| other["destination"] != mount.container_path.as_str());
             mounts.push(mount.entry(mapped));
         }
-        // One that is mounted into another must come after it.
-        mounts.sort_by_key(|mount| depth(mount["destination"].as_str().unwrap_or_default()));
+        sort_mounts(mounts);
     }
 }
 
@@ -335,8 +334,7 @@ impl Node {
             NO_ACCESS => "",
             access => access,
         };
-        let rule =
-            matches!(kind.as_str(), "b" | "c").then(|| crate::oci::device_rule(&device, access));
+        let rule = matches!(kind.as_str(), "b" | "c").then(|| device_rule(&device, access));
         without_nulls(&mut device);
         Ok((device, rule))
     }
@@ -444,29 +442,8 @@ fn set_env(env: &mut Vec<Value>, variable: &str) {
     }
 }
 
-/// Returns how many folders deep a path is.
-fn depth(path: &str) -> usize {
-    let mut depth = 0_usize;
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::ParentDir => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    depth.max(1)
-}
-
 fn without_nulls(value: &mut Value) {
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
-}
-
-/// Returns a value as a list, which it becomes if it is none.
-fn list(value: &mut Value) -> &mut Vec<Value> {
-    if !value.is_array() {
-        *value = json!([]);
-    }
-    value.as_array_mut().expect("made a list above")
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api_protos::nri::pkg::api::v1alpha1::{Container as Described, Event};
 use api_protos::runtime::v1::{
     ContainerConfig, ContainerEventType, CreateContainerRequest, Mount as Asked, MountPropagation,
     NamespaceMode, PodSandboxConfig, SupplementalGroupsPolicy,
@@ -16,12 +17,15 @@ use crate::cri::image::Found;
 use crate::cri::rootfs::{self, Volume};
 use crate::cri::spec::container::{Container as Spec, security};
 use crate::cri::spec::mounts::{Bind, clean};
+use crate::cri::spec::resources;
 use crate::cri::spec::sandbox::namespace_mode;
 use crate::cri::spec::user::{self, User};
 use crate::cri::store::{Container, ContainerRecord, Pod, Status, Store};
 use crate::cri::userns::Mappings;
-use crate::cri::{Cri, cdi, host, launch, nanoseconds, new_id, profile};
+use crate::cri::{Cri, cdi, host, launch, nanoseconds, new_id, nri, profile};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
+use crate::labels::Labels;
+use crate::nri::Hold;
 
 /// Creates a container and returns its id.
 pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<String> {
@@ -70,10 +74,12 @@ pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<S
         mappings,
     };
     match making.make().await {
-        Ok(container) => {
+        // Until it is known to all, no plugin is told what there is.
+        Ok((container, _hold)) => {
             reserved.keep();
-            cri.store.add_container(container);
+            cri.store.add_container(container.clone());
             cri.tell(&id, &pod, ContainerEventType::ContainerCreatedEvent);
+            nri::tell_after(cri, Event::PostCreateContainer, &container).await;
             Ok(id)
         }
         Err(error) => {
@@ -137,7 +143,7 @@ impl Making<'_> {
         self.cri.config.runtime(&self.pod.record().handler)
     }
 
-    async fn make(&self) -> Result<Arc<Container>> {
+    async fn make(&self) -> Result<(Arc<Container>, Hold)> {
         let cri = self.cri;
         let runtime = self.runtime()?;
         let snapshotter = cri.config.snapshotter_of(runtime);
@@ -162,14 +168,57 @@ impl Making<'_> {
         };
         let spec = self.spec(runtime, user, binds)?;
         let spec = cdi::inject(&cri.config, self.config, spec).await?;
+        let hold = cri.nri.hold().await;
+        let described = self.described();
+        let container = match nri::create(cri, self.pod, described.clone(), spec).await {
+            Ok(spec) => self.write(runtime, snapshotter, &spec).await,
+            Err(error) => Err(error),
+        };
+        if container.is_err() {
+            nri::undo(cri, self.pod, described).await;
+        }
+        let container = container?;
+        blocking(move || {
+            drop(lease);
+            Ok(())
+        })
+        .await?;
+        Ok((container, hold))
+    }
+
+    /// Returns the container as plugins see it, but for what its specification says.
+    fn described(&self) -> Described {
+        let mut described = nri::describe::new(self.id, &self.pod.id, self.config);
+        described.labels.extend(self.labels());
+        let image = (self.image.image_ref(), &self.image.details.id);
+        described.image = Some(nri::describe::image(self.image_name(), &image.0, image.1));
+        described.created_at = nanoseconds();
+        described
+    }
+
+    fn labels(&self) -> Labels {
+        let of_image = &self.image.details.config.labels;
+        launch::labels(&self.config.labels, of_image, "container")
+    }
+
+    /// Writes down the container.
+    async fn write(
+        &self,
+        runtime: &Runtime,
+        snapshotter: &str,
+        spec: &Value,
+    ) -> Result<Arc<Container>> {
+        let cri = self.cri;
         let record = self.record(snapshotter);
         let linux = self.config.linux.clone().unwrap_or_default();
+        let mut limits = linux.resources.unwrap_or_default();
+        // Plugins may have other limits in mind.
+        resources::merge(&mut limits, &nri::describe::asked_by(spec));
         let status = Status {
-            resources: linux.resources.unwrap_or_default(),
+            resources: limits,
             ..Status::default()
         };
-        let of_image = &self.image.details.config.labels;
-        let mut labels = launch::labels(&self.config.labels, of_image, "container");
+        let mut labels = self.labels();
         labels.extend(image_mounts::labels(snapshotter, self.id, self.config));
         launch::record(
             cri,
@@ -180,15 +229,10 @@ impl Making<'_> {
                 snapshotter,
                 labels,
                 extensions: Store::extensions(&record, &status),
-                spec: &spec,
+                spec,
                 sandbox: &self.pod.id,
             },
         )
-        .await?;
-        blocking(move || {
-            drop(lease);
-            Ok(())
-        })
         .await?;
         let io = cri.io(self.id, &record);
         Ok(Container::new(self.id, record, status, io))

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
+use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::ContainerEventType;
 
 use crate::blocking::blocking;
 use crate::cri::store::{Container, Pod};
-use crate::cri::{Cri, launch};
+use crate::cri::{Cri, launch, nri};
 use crate::error::{Context as _, Kind, Result};
 
 /// Removes a container, running or not; that it is not there is no error.
 pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
     match cri.store.container(id) {
         Err(error) if error.kind() == Kind::NotFound => Ok(()),
-        found => container(cri, &found?).await,
+        found => {
+            let _hold = cri.nri.hold().await;
+            container(cri, &found?).await
+        }
     }
 }
 
@@ -23,6 +27,11 @@ pub async fn container(cri: &Arc<Cri>, container: &Arc<Container>) -> Result<()>
         .await
         .context(|| format!("failed to forcibly stop container {:?}", container.id))?;
     let _turn = container.turn.lock().await;
+    if container.state().end().is_none() {
+        // It has never run, so that nobody was told of its end.
+        nri::stopped(cri, container, None).await;
+    }
+    nri::tell_after(cri, Event::RemoveContainer, container).await;
     let (snapshotter, config) = (&container.record.snapshotter, container.config());
     launch::end_task(cri, &container.id).await?;
     super::image_mounts::release(cri, snapshotter, &container.id, &config)

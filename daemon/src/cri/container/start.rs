@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::ContainerEventType;
 
 use super::create::not_running;
 use crate::cri::launch::{self, Streams};
-use crate::cri::state::Event;
+use crate::cri::state::Event as Change;
 use crate::cri::store::{Container, Pod};
-use crate::cri::{Cri, nanoseconds};
+use crate::cri::{Cri, nanoseconds, nri};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::tasks::{Exit, Task};
 
@@ -18,6 +19,7 @@ const NOT_STARTED: i32 = 128;
 /// Starts a container.
 pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
     let container = cri.store.container(id)?;
+    let _hold = cri.nri.hold().await;
     let _turn = container.turn.lock().await;
     let pod = cri.store.pod(&container.record.pod)?;
     let refused = |refused: crate::cri::state::Refused| {
@@ -27,12 +29,12 @@ pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
     if !pod.record().ready {
         return Err(not_running(&pod.id));
     }
-    let begun = cri.store.happen(&container, Event::Start).await?;
+    let begun = cri.store.happen(&container, Change::Start).await?;
     begun.map_err(refused)?;
     match launch(cri, &container).await {
         Ok((task, pid)) => {
             let at = nanoseconds();
-            let started = Event::Started { pid, at };
+            let started = Change::Started { pid, at };
             let noted = cri.store.happen(&container, started).await?;
             noted.map_err(refused)?;
             watch(cri, &container, &pod, task);
@@ -41,6 +43,7 @@ pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
                 &pod,
                 ContainerEventType::ContainerStartedEvent,
             );
+            nri::tell_after(cri, Event::PostStartContainer, &container).await;
             Ok(())
         }
         Err(error) => {
@@ -48,7 +51,8 @@ pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
                 tracing::warn!(id, "end a task that could not be started: {left:#}");
             }
             container.io.remove();
-            let failed = Event::Failed {
+            nri::stopped(cri, &container, None).await;
+            let failed = Change::Failed {
                 at: nanoseconds(),
                 exit_code: NOT_STARTED,
                 message: format!("{error:#}"),
@@ -71,6 +75,8 @@ async fn launch(cri: &Arc<Cri>, container: &Container) -> Result<(Task, u32)> {
     let task = task.context(|| format!("failed to create containerd task {id:?}"))?;
     // From here on the shim has the pipes open.
     container.io.follow(fifos).await?;
+    let told = nri::tell(cri, Event::StartContainer, container).await;
+    told.context(|| "NRI container start failed")?;
     let pid = task.start("").await;
     let pid = pid.context(|| format!("failed to start containerd task {id:?}"))?;
     Ok((task, pid))
@@ -97,7 +103,9 @@ pub fn watch(cri: &Arc<Cri>, container: &Arc<Container>, pod: &Arc<Pod>, task: T
 
 /// Notes that a container has ended.
 pub async fn ended(cri: &Arc<Cri>, container: &Container, pod: &Pod, exit: Exit) {
-    let event = Event::Exited {
+    // Before anybody else knows it: it may be removed then.
+    nri::stopped(cri, container, Some(&exit)).await;
+    let event = Change::Exited {
         at: exit.at.seconds * 1_000_000_000 + i64::from(exit.at.nanos),
         exit_code: exit.status as i32,
     };

@@ -3,20 +3,32 @@
 use std::sync::Arc;
 
 use api_protos::containerd::task::v3::UpdateTaskRequest;
+use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::UpdateContainerResourcesRequest;
 use prost_types::Any;
 use serde_json::{Value, json};
 
 use crate::blocking::blocking;
 use crate::cri::spec::resources;
-use crate::cri::{Cri, launch};
+use crate::cri::{Cri, launch, nri};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::metadata;
 
 const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
+/// Changes a container's limits to those that are asked for, or to what plugins make of them.
+pub async fn update(cri: &Arc<Cri>, mut request: UpdateContainerResourcesRequest) -> Result<()> {
+    let container = cri.store.container(&request.container_id)?;
+    let _hold = cri.nri.hold().await;
+    let asked = request.linux.take().unwrap_or_default();
+    request.linux = Some(nri::update(cri, &container, asked).await?);
+    apply(cri, request).await?;
+    nri::tell_after(cri, Event::PostUpdateContainer, &container).await;
+    Ok(())
+}
+
 /// Changes a container's limits: in its record, and in its task if it has one.
-pub async fn update(cri: &Arc<Cri>, request: UpdateContainerResourcesRequest) -> Result<()> {
+pub async fn apply(cri: &Arc<Cri>, request: UpdateContainerResourcesRequest) -> Result<()> {
     let container = cri.store.container(&request.container_id)?;
     let _turn = container.turn.lock().await;
     let asked = request.linux.unwrap_or_default();

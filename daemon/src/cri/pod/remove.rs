@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::ContainerEventType;
 
 use crate::blocking::blocking;
-use crate::cri::store::Pod;
-use crate::cri::{Cri, container, launch};
+use crate::cri::store::{Pod, Told};
+use crate::cri::{Cri, container, launch, nri};
 use crate::error::{Kind, Result};
 
 /// Removes a pod and all its containers; that it is not there is no error.
@@ -15,6 +16,7 @@ pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
         pod => pod?,
     };
+    let _hold = cri.nri.hold().await;
     let _turn = pod.turn.lock().await;
     for container in cri.store.containers_of(&pod.id) {
         container::remove::container(cri, &container).await?;
@@ -28,6 +30,10 @@ pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
 pub async fn take_down(cri: &Arc<Cri>, pod: &Arc<Pod>) -> Result<()> {
     super::stop::processes(cri, pod).await?;
     super::stop::network(cri, pod).await?;
+    if pod.record().told() != Told::Nothing {
+        nri::tell_of_pod_after(cri, Event::RemovePodSandbox, pod).await;
+        pod.note(|record| record.set_told(Told::Nothing));
+    }
     let runtime = cri.config.runtime(&pod.record().handler);
     let snapshotter = match &runtime {
         Ok(runtime) => cri.config.snapshotter_of(runtime),

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::{
     ContainerEventType, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxConfig,
     RunPodSandboxRequest, SecurityProfile,
@@ -19,10 +20,11 @@ use crate::cri::image::{self, Found};
 use crate::cri::launch::{self, Streams};
 use crate::cri::spec::sandbox::{Sandbox, host_network, namespace_mode};
 use crate::cri::spec::user;
-use crate::cri::store::{Pod, PodRecord};
+use crate::cri::store::{Pod, PodRecord, Told};
 use crate::cri::userns::Mappings;
-use crate::cri::{Cri, nanoseconds, netns, new_id, profile};
+use crate::cri::{Cri, nanoseconds, netns, new_id, nri, profile};
 use crate::error::{Context as _, Kind, Result, invalid};
+use crate::nri::Hold;
 use crate::tasks::Task;
 
 /// Runs a pod and returns its id.
@@ -63,7 +65,8 @@ pub async fn run(cri: &Arc<Cri>, request: RunPodSandboxRequest) -> Result<String
         .await?;
     let pod = Pod::new(&id, record);
     match set_up(cri, &pod, &runtime).await {
-        Ok(task) => {
+        // Until it is known to all, no plugin is told what there is.
+        Ok((task, _hold)) => {
             reserved.keep();
             cri.store.add_pod(pod.clone());
             cri.tell(&id, &pod, ContainerEventType::ContainerCreatedEvent);
@@ -82,7 +85,7 @@ pub async fn run(cri: &Arc<Cri>, request: RunPodSandboxRequest) -> Result<String
     }
 }
 
-async fn set_up(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime) -> Result<Task> {
+async fn set_up(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime) -> Result<(Task, Hold)> {
     let (connected, image) = tokio::join!(connect(cri, pod), sandbox_image(cri, runtime));
     connected.context(|| format!("failed to setup network for sandbox {:?}", pod.id))?;
     let image = image.context(|| format!("failed to get sandbox image for {:?}", pod.id))?;
@@ -91,10 +94,20 @@ async fn set_up(cri: &Arc<Cri>, pod: &Pod, runtime: &Runtime) -> Result<Task> {
         .context(|| format!("failed to start sandbox {:?}", pod.id))?;
     let pid = task.start("").await;
     let pid = pid.context(|| format!("failed to start sandbox {:?}", pod.id))?;
-    cri.store
-        .update_pod(pod, |record| (record.ready, record.pid) = (true, pid))
-        .await?;
-    Ok(task)
+    let hold = cri.nri.hold().await;
+    let idle = cri.nri.is_idle();
+    let started = |record: &mut PodRecord| {
+        record.set_told(Told::Run);
+        (record.ready, record.pid) = (idle, pid);
+    };
+    cri.store.update_pod(pod, started).await?;
+    if !idle {
+        let told = nri::tell_of_pod(cri, Event::RunPodSandbox, pod).await;
+        told.context(|| "NRI RunPodSandbox failed")?;
+        let agreed = |record: &mut PodRecord| record.ready = true;
+        cri.store.update_pod(pod, agreed).await?;
+    }
+    Ok((task, hold))
 }
 
 /// Makes the pod's network namespace and connects it.

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use api_protos::nri::pkg::api::v1alpha1::Event;
+
 use crate::blocking::blocking;
 use crate::cri::cni::Attachment;
-use crate::cri::store::{Pod, PodRecord};
-use crate::cri::{Cri, container, launch, netns};
+use crate::cri::store::{Pod, PodRecord, Told};
+use crate::cri::{Cri, container, launch, netns, nri};
 use crate::error::{Context as _, Kind, Result};
 
 /// Stops a pod; that it is not there is no error.
@@ -15,6 +17,7 @@ pub async fn stop(cri: &Arc<Cri>, id: &str) -> Result<()> {
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
         pod => pod?,
     };
+    let _hold = cri.nri.hold().await;
     let _turn = pod.turn.lock().await;
     processes(cri, &pod).await?;
     network(cri, &pod).await
@@ -40,6 +43,10 @@ pub async fn processes(cri: &Arc<Cri>, pod: &Arc<Pod>) -> Result<()> {
         .await
         .context(|| format!("failed to stop sandbox container {:?}", pod.id))?;
     super::run::ended(cri, pod).await;
+    if pod.record().told() == Told::Run {
+        nri::tell_of_pod_after(cri, Event::StopPodSandbox, pod).await;
+        pod.note(|record| record.set_told(Told::Stopped));
+    }
     let (shm, userns) = (cri.folders.shm(&pod.id), cri.folders.userns(&pod.id));
     blocking(move || {
         sys::mount::unmount_all(&shm)?;
