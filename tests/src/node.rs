@@ -69,14 +69,16 @@ impl Node {
         node
     }
 
-    /// Starts a node like [`Node::start`], in whose folder of settings something is prepared.
+    /// Starts a node like [`Node::start`], with more settings, and in whose folder of settings
+    /// something is prepared.
     pub fn start_prepared(
         engine: Engine,
         programs: &Programs,
+        settings: &str,
         prepare: impl FnOnce(&Path),
     ) -> Node {
         let network = Some(Network::new());
-        let node = Node::launch(engine, programs, network, "", prepare);
+        let node = Node::launch(engine, programs, network, settings, prepare);
         node.import();
         node
     }

@@ -89,7 +89,20 @@ pub struct Stream {
     pub address: String,
     pub port: u16,
     pub idle: Duration,
-    pub tls: bool,
+    pub tls: Tls,
+}
+
+/// How streams are encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    #[default]
+    Not,
+    /// By a certificate that is made when the server starts.
+    SelfSigned,
+    Files {
+        cert: PathBuf,
+        key: PathBuf,
+    },
 }
 
 impl Default for Cni {
@@ -110,7 +123,7 @@ impl Default for Stream {
             address: "127.0.0.1".into(),
             port: 0,
             idle: Duration::from_secs(4 * 3600),
-            tls: false,
+            tls: Tls::Not,
         }
     }
 }
@@ -207,7 +220,24 @@ impl Config {
             "stream_idle_timeout",
             &written.stream_idle_timeout,
         )?;
-        set(&mut stream.tls, written.enable_tls_streaming);
+        let pair = &written.x509_key_pair_streaming;
+        let files = (some(pair.tls_cert_file.clone()), some(pair.tls_key_file.clone()));
+        stream.tls = match (written.enable_tls_streaming == Some(true), files) {
+            (false, (None, None)) => Tls::Not,
+            (true, (None, None)) => Tls::SelfSigned,
+            (true, (Some(cert), Some(key))) => Tls::Files {
+                cert: cert.into(),
+                key: key.into(),
+            },
+            (true, _) => {
+                let message = "x509_key_pair_streaming needs both tls_cert_file and tls_key_file";
+                return Err(invalid(message));
+            }
+            (false, _) => {
+                let message = "x509_key_pair_streaming is set but enable_tls_streaming is not";
+                return Err(invalid(message));
+            }
+        };
         Ok(())
     }
 
@@ -354,12 +384,20 @@ mod written {
         pub stream_server_port: Option<String>,
         pub stream_idle_timeout: Option<String>,
         pub enable_tls_streaming: Option<bool>,
+        pub x509_key_pair_streaming: KeyPair,
         /// What version 2 has here of the image service.
         #[serde(flatten)]
         pub images: Images,
         /// What version 2 has here of the runtime service.
         #[serde(flatten)]
         pub runtime: Runtime,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default)]
+    pub struct KeyPair {
+        pub tls_cert_file: Option<String>,
+        pub tls_key_file: Option<String>,
     }
 
     #[derive(Debug, Default, Deserialize)]
@@ -592,6 +630,23 @@ mod tests {
         assert_eq!(folders("cdi_spec_dirs = []"), usual);
         assert_eq!(folders("cdi_spec_dirs = ['/a']"), Some(vec!["/a".into()]));
         assert_eq!(folders("enable_cdi = false\ncdi_spec_dirs = ['/a']"), None);
+    }
+
+    #[test]
+    fn streams_are_encrypted_by_files_or_by_what_is_made() {
+        let read = |text: &str| {
+            let plugins = toml::from_str(&format!("[\"{PLUGIN}\"]\n{text}")).unwrap();
+            Config::read(&plugins, &mut Vec::new()).map(|config| config.stream.tls)
+        };
+        let files = "x509_key_pair_streaming = {tls_cert_file = '/c', tls_key_file = '/k'}";
+        let on = "enable_tls_streaming = true\n";
+        assert_eq!(read("").unwrap(), Tls::Not);
+        assert_eq!(read(on).unwrap(), Tls::SelfSigned);
+        let (cert, key) = ("/c".into(), "/k".into());
+        assert_eq!(read(&format!("{on}{files}")).unwrap(), Tls::Files { cert, key });
+        assert!(read(files).is_err());
+        let half = "x509_key_pair_streaming = {tls_cert_file = '/c', tls_key_file = ''}";
+        assert!(read(&format!("{on}{half}")).is_err());
     }
 
     #[test]

@@ -150,7 +150,9 @@ impl Cri {
             }
         });
         match self.streams.bind(&self.config.stream).await {
-            Ok(listener) => drop(tokio::spawn(stream::serve::run(self.clone(), listener))),
+            Ok((listener, tls)) => {
+                tokio::spawn(stream::serve::run(self.clone(), listener, tls));
+            }
             Err(error) => tracing::error!("start the streaming server: {error:#}"),
         }
         Ok(())

@@ -498,7 +498,7 @@ fn installed_plugins_are_started_and_configured() {
     };
     for engine in [Engine::Containerd2, Engine::Corten] {
         let fixture = binaries::find("fixture").expect("it is built");
-        let node = Node::start_prepared(engine, &programs, |folder| {
+        let node = Node::start_prepared(engine, &programs, "", |folder| {
             let [plugins, settings] = ["nri", "nri.d"].map(|name| folder.join(name));
             for folder in [&plugins, &settings] {
                 fs::create_dir(folder).expect("make a folder");

@@ -291,3 +291,55 @@ fn processes_are_run_over_websocket() {
     assert_eq!(finished.stdout, "out\n");
     assert!(finished.stderr.contains("exit code 4"), "{finished:?}");
 }
+
+#[test]
+fn streams_are_encrypted_by_the_key_pair_that_is_set() {
+    let Some(programs) = Programs::or_skip() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("make a folder");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names.clone());
+    let made = made.expect("make a certificate");
+    let other = rcgen::generate_simple_self_signed(names);
+    let other = other.expect("make a certificate").cert.pem();
+    let authority = folder.path().join("other.pem");
+    std::fs::write(&authority, other).expect("write a file");
+    let other = authority.display().to_string();
+    std::fs::write(&cert, made.cert.pem()).expect("write a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("write a file");
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let settings = format!(
+        "[plugins.'io.containerd.grpc.v1.cri']\nenable_tls_streaming = true\n\
+         [plugins.'io.containerd.grpc.v1.cri'.x509_key_pair_streaming]\n\
+         tls_cert_file = '{cert}'\ntls_key_file = '{key}'\n"
+    );
+    for engine in [Engine::Containerd2, Engine::Corten] {
+        let node = Node::start_prepared(engine, &programs, &settings, |_| {});
+        let pod = node.pod("web", &json!({}));
+        let id = node.script(&pod, "main", "sleep 1000");
+        // The newest crictl speaks a version of WebSocket's protocol that upstream's server does not know.
+        let transports: &[&str] = match engine {
+            Engine::Corten => &["spdy", "websocket"],
+            _ => &["spdy"],
+        };
+        for transport in transports {
+            let run = |more: &[&str]| {
+                let args = ["exec", "--transport", *transport];
+                let line = [&args[..], more, &[&id, "sh", "-c", "echo out; exit 4"]].concat();
+                node.run(&line)
+            };
+            let pair = ["--tls-cert", &cert, "--tls-key", &key];
+            let trusted = run(&[&pair[..], &["--tls-ca", &cert]].concat());
+            assert_eq!(
+                trusted.stdout, "out\n",
+                "{engine:?}, {transport}: {trusted:?}"
+            );
+            assert!(trusted.stderr.contains("exit code 4"), "{trusted:?}");
+            let not = run(&[&pair[..], &["--tls-ca", &other]].concat());
+            assert!(not.stderr.contains("certificate"), "{not:?}");
+        }
+        node.ok(&["rmp", "-f", &pod.0]);
+    }
+}

@@ -9,9 +9,11 @@
 //! | `serve.rs` | from a connection to the streams, and the status at their end |
 //! | `spdy/` | SPDY/3.1: frames, compressed headers, streams |
 //! | `websocket.rs` | channels over WebSocket |
+//! | `tls.rs` | what encrypts connections |
 
 pub mod serve;
 pub mod spdy;
+pub mod tls;
 pub mod websocket;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::config::Stream as Config;
 use super::new_id;
@@ -95,14 +98,8 @@ impl Request {
 }
 
 impl Streams {
-    /// Listens where the settings say.
-    pub async fn bind(&self, config: &Config) -> Result<TcpListener> {
-        if config.tls {
-            return Err(Error::new(
-                Kind::Unimplemented,
-                "enable_tls_streaming: streams over TLS are not supported",
-            ));
-        }
+    /// Listens where the settings say, and returns what encrypts the connections, if they are to be.
+    pub async fn bind(&self, config: &Config) -> Result<(TcpListener, Option<TlsAcceptor>)> {
         let host = match config.address.as_str() {
             "" => "0.0.0.0",
             host => host,
@@ -116,8 +113,13 @@ impl Streams {
             IpAddr::V6(ip) => format!("[{ip}]"),
             IpAddr::V4(ip) => ip.to_string(),
         };
-        *lock(&self.base) = format!("http://{host}:{}", address.port());
-        Ok(listener)
+        let acceptor = tls::acceptor(&config.tls, address.ip())?;
+        let scheme = match &acceptor {
+            Some(_) => "https",
+            None => "http",
+        };
+        *lock(&self.base) = format!("{scheme}://{host}:{}", address.port());
+        Ok((listener, acceptor))
     }
 
     /// Returns where a client may connect for `request`.
@@ -166,7 +168,7 @@ mod tests {
         let streams = Streams::default();
         let request = Request::PortForward { pod: "p1".into() };
         assert!(streams.url(request.clone()).is_err(), "nobody listens yet");
-        let listener = streams.bind(&Config::default()).await.unwrap();
+        let (listener, _) = streams.bind(&Config::default()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = streams.url(request.clone()).unwrap();
         let base = format!("http://127.0.0.1:{port}");

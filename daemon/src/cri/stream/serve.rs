@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::spdy::{Connection, Sender, Stream};
+use super::tls::Socket;
 use super::{Channels, Request, websocket};
 use crate::cri::{Cri, container, pod};
 use crate::error::{Context, Error, Kind, Result, invalid};
@@ -35,14 +37,18 @@ const BAD_REQUEST: &str = "400 Bad Request";
 const FORBIDDEN: &str = "403 Forbidden";
 
 /// Serves the connections that come to `listener`, for ever.
-pub async fn run(cri: Arc<Cri>, listener: TcpListener) {
+pub async fn run(cri: Arc<Cri>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let cri = cri.clone();
+                let (cri, tls) = (cri.clone(), tls.clone());
                 tokio::spawn(async move {
                     let limit = cri.config.stream.idle;
-                    let served = tokio::time::timeout(limit, connection(cri, stream)).await;
+                    let served = async {
+                        let socket = encrypted(stream, tls).await?;
+                        connection(cri, socket).await
+                    };
+                    let served = tokio::time::timeout(limit, served).await;
                     match served {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::debug!("streaming: {error:#}"),
@@ -58,8 +64,18 @@ pub async fn run(cri: Arc<Cri>, listener: TcpListener) {
     }
 }
 
-async fn connection(cri: Arc<Cri>, mut stream: TcpStream) -> Result<()> {
+/// Returns a connection as it goes on, which is encrypted if there is something that does.
+async fn encrypted(stream: TcpStream, tls: Option<TlsAcceptor>) -> Result<Socket> {
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return Ok(Box::new(stream));
+    };
+    let accepted = tokio::time::timeout(STREAMS, tls.accept(stream)).await;
+    let accepted = accepted.map_err(|_| Error::new(Kind::DeadlineExceeded, "no TLS handshake"))?;
+    Ok(Box::new(accepted.context(|| "TLS handshake")?))
+}
+
+async fn connection(cri: Arc<Cri>, mut stream: Socket) -> Result<()> {
     let (head, read) = Head::read(&mut stream).await?;
     let spdy = head.upgrades_to("spdy/3.1");
     if !spdy && !head.upgrades_to("websocket") {
@@ -180,7 +196,7 @@ async fn work(cri: &Arc<Cri>, request: Request, channels: Channels) -> End {
 /// Serves exec and attach over SPDY.
 async fn over_spdy(
     cri: Arc<Cri>,
-    mut stream: TcpStream,
+    mut stream: Socket,
     head: Head,
     read: Vec<u8>,
     request: Request,
@@ -345,7 +361,7 @@ pub fn sizes(mut input: mpsc::Receiver<Bytes>) -> mpsc::Receiver<(u16, u16)> {
 /// Serves the ports of a pod: for each connection to one, the client opens a stream for data and one for errors.
 async fn port_forward(
     cri: Arc<Cri>,
-    mut stream: TcpStream,
+    mut stream: Socket,
     head: Head,
     read: Vec<u8>,
     pod: String,

@@ -8,7 +8,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -17,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::serve::{sizes, while_alive};
+use super::tls::Socket;
 use super::{Channels, Request};
 use crate::error::Result;
 use crate::head::{self, Head};
@@ -48,7 +48,7 @@ pub type Done = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Goes on with WebSocket, and returns the client's streams, where its status goes, and the end of it all.
 pub async fn accept(
-    mut stream: TcpStream,
+    mut stream: Socket,
     head: &Head,
     read: Vec<u8>,
     request: &Request,
@@ -82,7 +82,7 @@ pub async fn accept(
 }
 
 fn channels(
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Socket>,
     request: &Request,
     protocol: &'static str,
 ) -> (Channels, mpsc::Sender<Bytes>, Done) {
@@ -231,8 +231,9 @@ mod tests {
     async fn a_client_that_answers_nothing_is_hung_up_on() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
+        let stream: Socket = Box::new(stream);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
         let request = Request::PortForward { pod: String::new() };
         let (_channels, status, done) = channels(socket, &request, PROTOCOLS[1]);
