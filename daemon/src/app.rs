@@ -206,7 +206,7 @@ pub fn build(config: &Config) -> Result<App> {
     let monitor = monitor(config, &parts, &mut plugins)?;
     let services = serve(config, &parts, transfer, cri.clone(), plugins)?;
     Ok(App {
-        metrics: metrics(config, &parts),
+        metrics: metrics(config, &parts, cri.as_deref()),
         parts,
         services,
         cri,
@@ -369,7 +369,7 @@ fn cri(
 }
 
 /// Returns where metrics and variables are taken from, if there is a server of either.
-fn metrics(config: &Config, parts: &Parts) -> Option<Metrics> {
+fn metrics(config: &Config, parts: &Parts, cri: Option<&Cri>) -> Option<Metrics> {
     if config.metrics.is_none() && config.debug.is_none() {
         return None;
     }
@@ -382,6 +382,7 @@ fn metrics(config: &Config, parts: &Parts) -> Option<Metrics> {
         collector: parts.collector.clone(),
         store: parts.store.clone(),
         calls: Calls::new(config.histogram),
+        operations: cri.map(|cri| cri.operations.clone()),
         of_tasks: off != Some(true),
         started: Started::now(),
         build: [services::version::VERSION, services::version::REVISION],

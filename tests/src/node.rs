@@ -83,6 +83,13 @@ impl Node {
         node
     }
 
+    /// Starts a node whose network is the machine's, which has its images already, with more settings.
+    pub fn start_on_host(engine: Engine, programs: &Programs, settings: &str) -> Node {
+        let node = Node::launch(engine, programs, None, settings, |_| {});
+        node.import();
+        node
+    }
+
     fn import(&self) {
         let ctr = self.daemon.ctr().in_namespace("k8s.io");
         let pause = Image::busybox_recipe()

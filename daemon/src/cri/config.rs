@@ -221,7 +221,10 @@ impl Config {
             &written.stream_idle_timeout,
         )?;
         let pair = &written.x509_key_pair_streaming;
-        let files = (some(pair.tls_cert_file.clone()), some(pair.tls_key_file.clone()));
+        let files = (
+            some(pair.tls_cert_file.clone()),
+            some(pair.tls_key_file.clone()),
+        );
         stream.tls = match (written.enable_tls_streaming == Some(true), files) {
             (false, (None, None)) => Tls::Not,
             (true, (None, None)) => Tls::SelfSigned,
@@ -643,7 +646,10 @@ mod tests {
         assert_eq!(read("").unwrap(), Tls::Not);
         assert_eq!(read(on).unwrap(), Tls::SelfSigned);
         let (cert, key) = ("/c".into(), "/k".into());
-        assert_eq!(read(&format!("{on}{files}")).unwrap(), Tls::Files { cert, key });
+        assert_eq!(
+            read(&format!("{on}{files}")).unwrap(),
+            Tls::Files { cert, key }
+        );
         assert!(read(files).is_err());
         let half = "x509_key_pair_streaming = {tls_cert_file = '/c', tls_key_file = ''}";
         assert!(read(&format!("{on}{half}")).is_err());

@@ -45,7 +45,7 @@ use std::future::Future;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use api_protos::runtime::v1::ContainerEventResponse;
 use tokio::sync::{broadcast, mpsc};
@@ -55,6 +55,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::events::Exchange;
 use crate::gc::Collector;
 use crate::metadata::{Containers, Images, Leases, Sandboxes};
+use crate::metrics::operations::{Operation, Operations};
 use crate::nri::{Ask, Nri};
 use crate::snapshots::Snapshots;
 use crate::tasks::Tasks;
@@ -101,6 +102,7 @@ pub struct Cri {
     pub events: broadcast::Sender<Arc<ContainerEventResponse>>,
     pub streams: Streams,
     pub usages: Usages,
+    pub operations: Arc<Operations>,
     pub nri: Nri,
     /// What plugins ask, until it is answered.
     asks: Mutex<Option<mpsc::Receiver<Ask>>>,
@@ -127,6 +129,7 @@ impl Cri {
             events: broadcast::Sender::new(events::BEHIND),
             streams: Streams::default(),
             usages,
+            operations: Arc::default(),
             nri,
             asks: Mutex::new(Some(asks)),
             parts,
@@ -156,6 +159,14 @@ impl Cri {
             Err(error) => tracing::error!("start the streaming server: {error:#}"),
         }
         Ok(())
+    }
+
+    /// Counts what was done to a container of this pod.
+    pub fn done(&self, operation: Operation, pod: &str, begun: Instant) {
+        let handler = self.store.pod(pod).map(|pod| pod.record().handler);
+        let runtime = handler.and_then(|handler| self.config.runtime(&handler));
+        let runtime = runtime.map_or("", |runtime| runtime.kind.as_str());
+        self.operations.succeeded(operation, runtime, begun);
     }
 
     /// Returns the streams of a container.

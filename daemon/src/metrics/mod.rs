@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `cgroups.rs` | the control groups of tasks, under containerd's names |
 //! | `calls.rs` | the calls of the gRPC services |
+//! | `operations.rs` | the operations of CRI |
 //! | `process.rs` | the daemon's own process |
 //! | `page.rs` | Prometheus's text format |
 //! | `serve.rs` | the HTTP server of both |
 
 pub mod calls;
 pub mod cgroups;
+pub mod operations;
 pub mod page;
 mod process;
 pub mod serve;
@@ -29,6 +31,7 @@ use crate::metadata::{Containers, Namespaces, Store};
 use crate::tasks::Tasks;
 use calls::Calls;
 use cgroups::Owner;
+use operations::Operations;
 use page::Page;
 use process::Usage;
 
@@ -41,6 +44,8 @@ pub struct Metrics {
     pub collector: Collector,
     pub store: std::sync::Arc<Store>,
     pub calls: Calls,
+    /// Of CRI, if there is one.
+    pub operations: Option<std::sync::Arc<Operations>>,
     /// Whether control groups of tasks are among them.
     pub of_tasks: bool,
     pub started: Started,
@@ -90,6 +95,9 @@ impl Metrics {
             cgroups::write(&mut page, owner, &sample.stats);
         }
         self.calls.write(&mut page);
+        if let Some(operations) = &self.operations {
+            operations.write(&mut page);
+        }
         self.own(&mut page);
         Ok(page.finish())
     }

@@ -4,6 +4,7 @@ mod cluster;
 mod critest;
 mod devices;
 mod kubelet;
+mod metrics;
 mod nri;
 mod pods;
 mod volumes;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_protos::nri::pkg::api::v1alpha1::{Container as Described, Event};
 use api_protos::runtime::v1::{
@@ -25,10 +26,12 @@ use crate::cri::userns::Mappings;
 use crate::cri::{Cri, cdi, host, launch, nanoseconds, new_id, nri, profile};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
 use crate::labels::Labels;
+use crate::metrics::operations::Operation;
 use crate::nri::Hold;
 
 /// Creates a container and returns its id.
 pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<String> {
+    let begun = Instant::now();
     let pod = cri.store.pod(&request.pod_sandbox_id)?;
     let config = request
         .config
@@ -80,6 +83,7 @@ pub async fn create(cri: &Arc<Cri>, request: CreateContainerRequest) -> Result<S
             cri.store.add_container(container.clone());
             cri.tell(&id, &pod, ContainerEventType::ContainerCreatedEvent);
             nri::tell_after(cri, Event::PostCreateContainer, &container).await;
+            cri.done(Operation::CreateContainer, &pod.id, begun);
             Ok(id)
         }
         Err(error) => {

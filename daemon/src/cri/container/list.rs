@@ -1,13 +1,17 @@
 //! ListContainers and StreamContainers.
 
+use std::time::Instant;
+
 use api_protos::runtime::v1::{Container as Listed, ContainerFilter};
 
 use crate::cri::Cri;
 use crate::cri::pod::selected;
 use crate::cri::store::Container;
+use crate::metrics::operations::Operation;
 
 /// Returns the containers that the filter asks for.
 pub fn list(cri: &Cri, filter: Option<ContainerFilter>) -> Vec<Listed> {
+    let begun = Instant::now();
     let filter = filter.unwrap_or_default();
     let containers = match filter.id.as_str() {
         "" => cri.store.containers(),
@@ -21,7 +25,7 @@ pub fn list(cri: &Cri, filter: Option<ContainerFilter>) -> Vec<Listed> {
             .map_or(id.to_owned(), |pod| pod.id.clone()),
     };
     let containers = containers.iter().map(|container| encode(container));
-    containers
+    let containers = containers
         .filter(|container| {
             let state = filter
                 .state
@@ -29,7 +33,10 @@ pub fn list(cri: &Cri, filter: Option<ContainerFilter>) -> Vec<Listed> {
             let of_pod = pod.is_empty() || container.pod_sandbox_id == pod;
             state && of_pod && selected(&container.labels, &filter.label_selector)
         })
-        .collect()
+        .collect();
+    let operations = &cri.operations;
+    operations.succeeded(Operation::ListContainers, "", begun);
+    containers
 }
 
 fn encode(container: &Container) -> Listed {

@@ -1,6 +1,7 @@
 //! RemoveContainer.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::ContainerEventType;
@@ -9,6 +10,7 @@ use crate::blocking::blocking;
 use crate::cri::store::{Container, Pod};
 use crate::cri::{Cri, launch, nri};
 use crate::error::{Context as _, Kind, Result};
+use crate::metrics::operations::Operation;
 
 /// Removes a container, running or not; that it is not there is no error.
 pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
@@ -23,6 +25,7 @@ pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
 
 /// Removes a container.
 pub async fn container(cri: &Arc<Cri>, container: &Arc<Container>) -> Result<()> {
+    let begun = Instant::now();
     super::stop::now(cri, container)
         .await
         .context(|| format!("failed to forcibly stop container {:?}", container.id))?;
@@ -50,5 +53,6 @@ pub async fn container(cri: &Arc<Cri>, container: &Arc<Container>) -> Result<()>
         &pod,
         ContainerEventType::ContainerDeletedEvent,
     );
+    cri.done(Operation::RemoveContainer, &pod.id, begun);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! StartContainer: the task, and the one who waits for its end.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::ContainerEventType;
@@ -11,6 +12,7 @@ use crate::cri::state::Event as Change;
 use crate::cri::store::{Container, Pod};
 use crate::cri::{Cri, nanoseconds, nri};
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::metrics::operations::Operation;
 use crate::tasks::{Exit, Task};
 
 /// The exit code of a container that could not be started.
@@ -18,6 +20,7 @@ const NOT_STARTED: i32 = 128;
 
 /// Starts a container.
 pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
+    let begun = Instant::now();
     let container = cri.store.container(id)?;
     let _hold = cri.nri.hold().await;
     let _turn = container.turn.lock().await;
@@ -29,8 +32,8 @@ pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
     if !pod.record().ready {
         return Err(not_running(&pod.id));
     }
-    let begun = cri.store.happen(&container, Change::Start).await?;
-    begun.map_err(refused)?;
+    let may = cri.store.happen(&container, Change::Start).await?;
+    may.map_err(refused)?;
     match launch(cri, &container).await {
         Ok((task, pid)) => {
             let at = nanoseconds();
@@ -44,6 +47,7 @@ pub async fn start(cri: &Arc<Cri>, id: &str) -> Result<()> {
                 ContainerEventType::ContainerStartedEvent,
             );
             nri::tell_after(cri, Event::PostStartContainer, &container).await;
+            cri.done(Operation::StartContainer, &pod.id, begun);
             Ok(())
         }
         Err(error) => {

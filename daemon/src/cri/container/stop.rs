@@ -1,13 +1,14 @@
 //! StopContainer: first the signal that the container asks for, then, after a while, the one that cannot be ignored.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_protos::runtime::v1::Signal;
 
 use crate::cri::store::Container;
 use crate::cri::{Cri, launch};
 use crate::error::{Context as _, Error, Kind, Result, invalid};
+use crate::metrics::operations::Operation;
 
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
@@ -20,10 +21,13 @@ pub async fn stop(cri: &Arc<Cri>, id: &str, timeout: i64) -> Result<()> {
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
         container => container?,
     };
+    let begun = Instant::now();
     let patience = Duration::from_secs(timeout.max(0) as u64);
     end(cri, &container, patience)
         .await
-        .context(|| format!("failed to stop container {:?}", container.id))
+        .context(|| format!("failed to stop container {:?}", container.id))?;
+    cri.done(Operation::StopContainer, &container.record.pod, begun);
+    Ok(())
 }
 
 /// Stops a container at once.

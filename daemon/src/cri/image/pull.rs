@@ -35,6 +35,7 @@ pub async fn image(
     auth: Option<AuthConfig>,
     snapshotter: String,
 ) -> Result<String> {
+    let pull = cri.operations.pull();
     let name = reference::normalize(name)
         .context(|| format!("failed to parse image reference {name:?}"))?;
     let whole = Reference::parse(&name)?;
@@ -91,6 +92,7 @@ pub async fn image(
             .name(&name, target.clone(), labels.clone())
             .await?;
     }
+    pull.succeeded();
     Ok(details.id.clone())
 }
 

@@ -1,20 +1,26 @@
 //! ListPodSandbox and StreamPodSandboxes.
 
+use std::time::Instant;
+
 use api_protos::runtime::v1::{PodSandbox, PodSandboxFilter};
 
 use super::{selected, state};
 use crate::cri::Cri;
 use crate::cri::store::Pod;
+use crate::metrics::operations::Operation;
 
 /// Returns the pods that the filter asks for.
 pub fn list(cri: &Cri, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
+    let begun = Instant::now();
     let filter = filter.unwrap_or_default();
     let pods = match filter.id.as_str() {
         "" => cri.store.pods(),
         id => cri.store.pod(id).into_iter().collect(),
     };
     let pods = pods.iter().map(|pod| encode(pod));
-    pods.filter(|pod| wanted(pod, &filter)).collect()
+    let pods = pods.filter(|pod| wanted(pod, &filter)).collect();
+    cri.operations.succeeded(Operation::ListPods, "", begun);
+    pods
 }
 
 fn wanted(pod: &PodSandbox, filter: &PodSandboxFilter) -> bool {

@@ -1,6 +1,7 @@
 //! RemovePodSandbox.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::ContainerEventType;
@@ -9,6 +10,7 @@ use crate::blocking::blocking;
 use crate::cri::store::{Pod, Told};
 use crate::cri::{Cri, container, launch, nri};
 use crate::error::{Kind, Result};
+use crate::metrics::operations::Operation;
 
 /// Removes a pod and all its containers; that it is not there is no error.
 pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
@@ -16,6 +18,7 @@ pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
         Err(error) if error.kind() == Kind::NotFound => return Ok(()),
         pod => pod?,
     };
+    let begun = Instant::now();
     let _hold = cri.nri.hold().await;
     let _turn = pod.turn.lock().await;
     for container in cri.store.containers_of(&pod.id) {
@@ -23,6 +26,9 @@ pub async fn remove(cri: &Arc<Cri>, id: &str) -> Result<()> {
     }
     take_down(cri, &pod).await?;
     cri.tell(&pod.id, &pod, ContainerEventType::ContainerDeletedEvent);
+    let handler = pod.record().handler;
+    let operations = &cri.operations;
+    operations.succeeded(Operation::RemovePod, &handler, begun);
     Ok(())
 }
 

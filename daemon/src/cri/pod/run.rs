@@ -5,6 +5,7 @@
 //! a pod that is not ready, for its owner to stop and remove.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_protos::nri::pkg::api::v1alpha1::Event;
 use api_protos::runtime::v1::{
@@ -24,11 +25,13 @@ use crate::cri::store::{Pod, PodRecord, Told};
 use crate::cri::userns::Mappings;
 use crate::cri::{Cri, nanoseconds, netns, new_id, nri, profile};
 use crate::error::{Context as _, Kind, Result, invalid};
+use crate::metrics::operations::{NetworkOperation, Operation};
 use crate::nri::Hold;
 use crate::tasks::Task;
 
 /// Runs a pod and returns its id.
 pub async fn run(cri: &Arc<Cri>, request: RunPodSandboxRequest) -> Result<String> {
+    let begun = Instant::now();
     let config = request
         .config
         .ok_or_else(|| invalid("sandbox config is required"))?;
@@ -72,6 +75,8 @@ pub async fn run(cri: &Arc<Cri>, request: RunPodSandboxRequest) -> Result<String
             cri.tell(&id, &pod, ContainerEventType::ContainerCreatedEvent);
             watch(cri, &pod, task);
             cri.tell(&id, &pod, ContainerEventType::ContainerStartedEvent);
+            let operations = &cri.operations;
+            operations.succeeded(Operation::RunPod, &runtime.kind, begun);
             Ok(id)
         }
         Err(error) => {
@@ -130,7 +135,12 @@ async fn connect(cri: &Cri, pod: &Pod) -> Result<()> {
     .await?;
     let config = record.config.unwrap_or_default();
     let attachment = Attachment::new(&pod.id, &path, &config)?;
-    let connected = cri.cni.connect(&attachment).await?;
+    let begun = Instant::now();
+    let connected = cri.cni.connect(&attachment).await;
+    let (set_up, succeeded) = (NetworkOperation::SetUp, connected.is_ok());
+    cri.operations.asked_network(set_up, begun, succeeded);
+    let connected = connected?;
+    cri.operations.succeeded(Operation::ConnectPod, "", begun);
     let change = |record: &mut PodRecord| {
         record.ips = connected.ips;
         record.networks = connected.results;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api_protos::nri::pkg::api::v1alpha1::Event;
 
@@ -10,6 +11,7 @@ use crate::cri::cni::Attachment;
 use crate::cri::store::{Pod, PodRecord, Told};
 use crate::cri::{Cri, container, launch, netns, nri};
 use crate::error::{Context as _, Kind, Result};
+use crate::metrics::operations::{NetworkOperation, Operation};
 
 /// Stops a pod; that it is not there is no error.
 pub async fn stop(cri: &Arc<Cri>, id: &str) -> Result<()> {
@@ -25,6 +27,7 @@ pub async fn stop(cri: &Arc<Cri>, id: &str) -> Result<()> {
 
 /// Ends all processes of a pod.
 pub async fn processes(cri: &Arc<Cri>, pod: &Arc<Pod>) -> Result<()> {
+    let begun = Instant::now();
     let mut ends = tokio::task::JoinSet::new();
     for container in cri.store.containers_of(&pod.id) {
         let cri = cri.clone();
@@ -43,6 +46,9 @@ pub async fn processes(cri: &Arc<Cri>, pod: &Arc<Pod>) -> Result<()> {
         .await
         .context(|| format!("failed to stop sandbox container {:?}", pod.id))?;
     super::run::ended(cri, pod).await;
+    let handler = pod.record().handler;
+    let operations = &cri.operations;
+    operations.succeeded(Operation::StopPod, &handler, begun);
     if pod.record().told() == Told::Run {
         nri::tell_of_pod_after(cri, Event::StopPodSandbox, pod).await;
         pod.note(|record| record.set_told(Told::Stopped));
@@ -69,10 +75,13 @@ pub async fn network(cri: &Cri, pod: &Pod) -> Result<()> {
         false => PathBuf::new(),
     };
     let attachment = Attachment::new(&pod.id, &there, &config)?;
-    cri.cni
-        .disconnect(&attachment, &record.networks)
-        .await
-        .context(|| format!("failed to destroy network for sandbox {:?}", pod.id))?;
+    let begun = Instant::now();
+    let disconnected = cri.cni.disconnect(&attachment, &record.networks).await;
+    let (tear_down, succeeded) = (NetworkOperation::TearDown, disconnected.is_ok());
+    cri.operations.asked_network(tear_down, begun, succeeded);
+    disconnected.context(|| format!("failed to destroy network for sandbox {:?}", pod.id))?;
+    cri.operations
+        .succeeded(Operation::DisconnectPod, "", begun);
     blocking(move || netns::remove(&path)).await?;
     let change = |record: &mut PodRecord| {
         record.netns.clear();
