@@ -3,6 +3,7 @@
 mod cluster;
 mod critest;
 mod devices;
+mod failures;
 mod kubelet;
 mod metrics;
 mod nri;
