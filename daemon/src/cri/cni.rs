@@ -24,7 +24,7 @@ const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// The capability that carries a pod's annotations.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// From this version on plugins can be asked for their status and to collect garbage.
+/// From this version on plugins can be asked for their status.
 const STATUS_SINCE: (u32, u32) = (1, 1);
 
 /// The networks that pods are connected to.
@@ -160,26 +160,6 @@ impl Cni {
             }
         }
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Has plugins free what pods have left that are none of `valid`.
-    pub async fn collect(&self, valid: &[String]) -> Result<()> {
-        for network in self
-            .networks()?
-            .iter()
-            .filter(|network| network.has_status())
-        {
-            let attachments = valid.iter();
-            let attachments =
-                attachments.map(|id| json!({"containerID": id, "ifname": interface(0)}));
-            let attachments: Vec<Value> = attachments.collect();
-            for plugin in &network.plugins {
-                let mut request = network.request(plugin, &Map::new(), None);
-                request["cni.dev/valid-attachments"] = attachments.clone().into();
-                self.run("GC", plugin, &request, &[]).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes the network that the template makes of a range of addresses, if there is a template.
