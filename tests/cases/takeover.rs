@@ -302,7 +302,8 @@ async fn snapshots(api: &Api, snapshotter: &str, folder: &Path) -> Vec<String> {
 /// Fails unless a container of `ctr` starts.
 #[track_caller]
 fn assert_starts(ctr: &Ctr, id: &str) {
-    assert_eq!(ctr.ok(&["tasks", "start", id]), "done\n");
+    // With containerd 1 the output of what ends at once may be lost: the exit code is what counts.
+    ctr.ok(&["tasks", "start", id]);
     // Upstream's client has deleted it by now.
     ctr.run(&["tasks", "delete", id]);
 }
