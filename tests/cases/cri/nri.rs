@@ -387,8 +387,10 @@ fn a_plugin_can_refuse_a_pod_and_a_container() {
             ..Script::default()
         };
         let plugin = Plugin::connect(&node.nri(), "10", "judge", script);
-        let config =
-            json!({"metadata": {"name": "bad", "namespace": "ns", "uid": "u", "attempt": 1}});
+        let config = json!({
+            "metadata": {"name": "bad", "namespace": "ns", "uid": "u", "attempt": 1},
+            "linux": {"cgroup_parent": format!("/{}", node.daemon.namespace)},
+        });
         let bad = node.run(&["runp", &node.file("bad.json", &config)]);
         assert!(bad.stderr.contains("no such pod here"), "{bad:?}");
         assert_eq!(node.ok(&["pods", "-q"]), "");
