@@ -104,16 +104,22 @@ impl Bundle {
         let mut bundle = Bundle::new(runtime);
         let folder = bundle.path().to_owned();
         let config = folder.join("config.json");
-        // The tree that tests run from need not be open to others.
+        // The tree that tests run from need not be open to others. Not copied by this process: others that its tests start
+        // meanwhile would have the copy open for writing, and a program that is cannot be executed.
         let program = folder.join("runtime");
-        fs::copy(&runtime.program, &program).expect("copy the runtime");
+        let copied = Command::new("cp")
+            .arg(&runtime.program)
+            .arg(&program)
+            .status();
+        assert!(copied.expect("run cp").success());
         fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("open the folder");
-        let chown = Command::new("chown")
+        let owner = format!("{user}:{user}");
+        let given = Command::new("chown")
             .arg("-R")
-            .arg(format!("{user}:{user}"))
+            .arg(owner)
             .arg(&folder)
             .status();
-        assert!(chown.expect("run chown").success());
+        assert!(given.expect("run chown").success());
         bundle.runtime.program = program;
         bundle.user = Some(user);
         let mut spec = bundle.command(&["spec", "--rootless"]);
