@@ -12,6 +12,9 @@ use tests::{Bundle, Runtime, command, skip};
 /// A user that no host has.
 const USER: u32 = 23456;
 
+/// The end of a script that has been root until then.
+const AS_USER: &str = r#"exec setpriv --reuid=23456 --regid=23456 --clear-groups "$@""#;
+
 /// Runs a case with ours and with runc.
 fn each(case: impl Fn(Bundle)) {
     for runtime in Runtime::both() {
@@ -200,17 +203,8 @@ fn groups_that_a_user_has_been_given_limit_containers() {
         bundle.args(&["sleep", "600"]);
         // The group of who runs the runtime is where the container's is made.
         let id = bundle.id().to_owned();
-        let runtime = bundle.command(&["run", "-d", &id]);
-        let mut shell = Command::new("sh");
-        let (uid, gid) = (format!("--reuid={USER}"), format!("--regid={USER}"));
-        shell
-            .args(["-c", r#"echo $$ >"$0/cgroup.procs" && exec "$@""#])
-            .arg(&given)
-            .args(["setpriv", &uid, &gid, "--clear-groups"])
-            .arg(runtime.get_program())
-            .args(runtime.get_args())
-            .current_dir(bundle.path());
-        let ran = command::run(&mut shell);
+        let enter = format!("echo $$ >{}/cgroup.procs; {AS_USER}", given.display());
+        let ran = bundle.script(&enter, &["run", "-d", &id]);
         let limit = fs::read_to_string(given.join(&id).join("pids.max"));
         let listed = bundle.runtime(&["exec", &id, "cat", "/proc/self/cgroup"]);
         let deleted = bundle.runtime(&["delete", "--force", &id]);
@@ -241,31 +235,15 @@ fn more_ids_are_mapped_by_the_tools_for_it() {
         bundle.set("/process/user", json!({"uid": 7, "gid": 8}));
         bundle.args(&["sh", "-c", "id -u; id -g; cat /proc/self/setgroups"]);
         let id = bundle.id().to_owned();
-        let subordinate = format!("{USER}:300000:1000\n");
-        // What /etc says is so only where the command looks.
-        let script = r#"set -e
-            mkdir etc upper work
-            printf "$1" | tee upper/subuid >upper/subgid
-            printf 'user:x:%s:%s::/:/bin/sh\n' "$2" "$2" | cat /etc/passwd - >upper/passwd
-            mount -t overlay -o "lowerdir=/etc,upperdir=upper,workdir=work" overlay /etc
-            user=$2; shift 2
-            exec setpriv --reuid=$user --regid=$user --clear-groups "$@""#;
-        let runtime = bundle.command(&["run", &id]);
-        let mut unshared = Command::new("unshare");
-        unshared
-            .args([
-                "--mount",
-                "sh",
-                "-c",
-                script,
-                "sh",
-                &subordinate,
-                &USER.to_string(),
-            ])
-            .arg(runtime.get_program())
-            .args(runtime.get_args())
-            .current_dir(bundle.path());
-        let ran = command::run(&mut unshared);
+        // What /etc says is so only where the script's commands look.
+        let script = format!(
+            "mkdir etc upper work
+            echo {USER}:300000:1000 | tee upper/subuid >upper/subgid
+            echo user:x:{USER}:{USER}::/:/bin/sh | cat /etc/passwd - >upper/passwd
+            mount -t overlay -o lowerdir=/etc,upperdir=upper,workdir=work overlay /etc
+            {AS_USER}"
+        );
+        let ran = bundle.script(&script, &["run", &id]);
         assert_eq!(ran.ok(), "7\n8\nallow\n");
     });
 }

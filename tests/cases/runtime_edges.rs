@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::{Bundle, Runtime, command, skip};
+use tests::{Bundle, Runtime, skip};
 
 /// Runs a case with ours and with runc.
 fn each(case: impl Fn(Bundle)) {
@@ -398,17 +397,10 @@ fn a_container_with_a_shared_root_takes_no_mount_of_the_host_along() {
         bundle.set("/linux/rootfsPropagation", json!("shared"));
         bundle.args(&["/bin/true"]);
         let id = bundle.id().to_owned();
-        let run = bundle.command(&["run", &id]);
         // In a mount namespace of its own, with a shared mount and one below it, as dockerd's folder is.
         let script = "mkdir top && mount -t tmpfs top top && mount --make-shared top && mkdir top/below \
             && mount -t tmpfs below top/below && \"$@\" && grep -c /top/below /proc/self/mountinfo";
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-ec", script, "sh"])
-            .arg(run.get_program())
-            .args(run.get_args())
-            .current_dir(bundle.path());
-        assert_eq!(command::run(&mut command).ok(), "1\n");
+        assert_eq!(bundle.script(script, &["run", &id]).ok(), "1\n");
     });
 }
 
@@ -426,16 +418,9 @@ fn what_a_container_mounts_in_a_shared_mount_is_the_hosts_too() {
         }
         bundle.args(&["/bin/mount", "-t", "tmpfs", "inside", "/work/inside"]);
         let id = bundle.id().to_owned();
-        let run = bundle.command(&["run", &id]);
         let script = "mkdir -p top/inside && mount --bind top top && mount --make-shared top && \
             \"$@\" && grep -c /top/inside /proc/self/mountinfo";
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-ec", script, "sh"])
-            .arg(run.get_program())
-            .args(run.get_args())
-            .current_dir(bundle.path());
-        assert_eq!(command::run(&mut command).ok(), "1\n");
+        assert_eq!(bundle.script(script, &["run", &id]).ok(), "1\n");
     });
 }
 

@@ -216,6 +216,18 @@ impl Bundle {
         command::run(&mut self.command(args))
     }
 
+    /// Runs a script in a mount namespace of its own, as root, whose `"$@"` is a command of the runtime.
+    pub fn script(&self, script: &str, args: &[&str]) -> Finished {
+        let runtime = self.command(args);
+        let mut shell = Command::new("unshare");
+        shell
+            .args(["--mount", "sh", "-ec", script, "sh"])
+            .arg(runtime.get_program())
+            .args(runtime.get_args())
+            .current_dir(self.path());
+        command::run(&mut shell)
+    }
+
     /// Runs the container to its end.
     pub fn run(&self) -> Finished {
         let id = self.id.clone();
