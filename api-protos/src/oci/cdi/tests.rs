@@ -153,16 +153,12 @@ fn network_devices_and_cache_classes_are_passed_on() {
 #[test]
 fn the_later_folder_counts_and_two_files_of_one_cancel_each_other() {
     let with = |value: &str| one("0.3.0", json!({"env": [format!("FROM={value}")]}));
-    let [first, second, third] = [with("1"), with("2"), with("3")];
+    let [first, second] = [with("1"), with("2")];
     let asked = names(&["vendor.com/class=d"]);
-    let folders = Folders::new(&[
-        ("static/a.json", &first),
-        ("static/b.json", &second),
-        ("dynamic/c.json", &third),
-    ]);
+    let folders = Folders::new(&[("static/a.json", &first), ("dynamic/b.json", &second)]);
     let mut spec = json!({});
     folders.registry().inject(&mut spec, &asked).unwrap();
-    assert_eq!(spec["process"]["env"], json!(["FROM=3"]));
+    assert_eq!(spec["process"]["env"], json!(["FROM=2"]));
 
     let folders = Folders::new(&[("static/a.json", &first), ("static/b.json", &second)]);
     let refused = folders.registry().inject(&mut spec, &asked).unwrap_err();

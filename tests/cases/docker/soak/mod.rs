@@ -34,8 +34,10 @@ fn docker_keeps_its_promises_while_the_daemon_dies() {
     let Some((peers, docker)) = super::peers() else {
         return;
     };
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>());
-    let number = |name| number(name).map(|number| number.expect("a whole number"));
+    let number = |name: &str| {
+        let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+        Some(text.parse::<u64>().expect("a whole number"))
+    };
     let Some(seconds) = number("CORTEN_SOAK_SECONDS") else {
         skip!("takes long: CORTEN_SOAK_SECONDS says how long");
     };
