@@ -478,26 +478,17 @@ fn limit(
     set!(cpu: shares => CpuShares, quota => CpuQuota, period => CpuPeriod,
         realtime_runtime => CpuRealtimeRuntime, realtime_period => CpuRealtimePeriod);
     let cpu = wanted.cpu.clone().unwrap_or_default();
-    if !cpu.cpus.is_empty() {
-        claims.claim(Field::CpuSetCpUs, "")?;
-        for target in targets.iter_mut() {
-            target
-                .cpu
-                .get_or_insert_default()
-                .cpus
-                .clone_from(&cpu.cpus);
-        }
+    macro_rules! list {
+        ($($field:ident => $name:ident),*) => {
+            $(if !cpu.$field.is_empty() {
+                claims.claim(Field::$name, "")?;
+                for target in targets.iter_mut() {
+                    target.cpu.get_or_insert_default().$field.clone_from(&cpu.$field);
+                }
+            })*
+        };
     }
-    if !cpu.mems.is_empty() {
-        claims.claim(Field::CpuSetMems, "")?;
-        for target in targets.iter_mut() {
-            target
-                .cpu
-                .get_or_insert_default()
-                .mems
-                .clone_from(&cpu.mems);
-        }
-    }
+    list!(cpus => CpuSetCpUs, mems => CpuSetMems);
     for pages in &wanted.hugepage_limits {
         claims.claim(Field::HugepageLimits, &pages.page_size)?;
         for target in targets.iter_mut() {
